@@ -1,0 +1,37 @@
+"""Desired state: what should be, never what changed. No I/O."""
+
+from headrace.model.object import (
+    TYPES,
+    AddressGroup,
+    AddressPair,
+    Host,
+    Network,
+    Object,
+    Port,
+    Rule,
+    SecurityGroup,
+    Segment,
+    Subnet,
+)
+from headrace.model.record import HostStatus, PortStatus, Record
+from headrace.model.state import State, decode, plural
+
+__all__ = [
+    "TYPES",
+    "AddressGroup",
+    "AddressPair",
+    "Host",
+    "HostStatus",
+    "Network",
+    "Object",
+    "Port",
+    "PortStatus",
+    "Record",
+    "Rule",
+    "SecurityGroup",
+    "Segment",
+    "State",
+    "Subnet",
+    "decode",
+    "plural",
+]

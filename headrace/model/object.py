@@ -1,0 +1,203 @@
+"""The objects an operator or a cloud desires: immutable, complete, and silent about how they are made true.
+
+Names follow the OpenStack Networking API where it has them, so that a Neutron object translates
+field by field. Directions of rules are Neutron's: *ingress* is what the port receives.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+
+from headrace.errors import InvalidInput
+
+Identity = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$")]
+"""An object's id: a UUID when Neutron writes it, any short name when a person does."""
+
+Mac = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")]
+"""A MAC address, lower case with colons."""
+
+DEVICE_OWNER_ROUTER = "network:router"
+"""Prefix of ``device_owner`` of a router's own ports (Neutron: network:router_interface, ...)."""
+
+
+class Object(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What every desired object has."""
+
+    type: ClassVar[str]
+    id: Identity
+    name: str = ""
+    project: str = ""
+
+    def label(self) -> str:
+        """``port web-1 (8f0c...)``: how messages name this object."""
+        kind = self.type.replace("_", " ")
+        return f"{kind} {self.name} ({self.id})" if self.name and self.name != self.id else f"{kind} {self.id}"
+
+
+class Segment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A network's identity on the wire. ``id`` is the VNI for vxlan (RFC 7348: 24 bits)."""
+
+    type: Literal["vxlan"] = "vxlan"
+    id: Annotated[int, msgspec.Meta(ge=1, le=0xFFFFFF)]
+
+
+class Network(Object):
+    """A virtual L2 network on one segment. ``mtu`` is the largest IP packet a workload may send, in octets."""
+
+    type: ClassVar[str] = "network"
+    segment: Segment
+    mtu: Annotated[int, msgspec.Meta(ge=68, le=65535)] = 1450
+
+
+class Subnet(Object):
+    """An address range on a network."""
+
+    type: ClassVar[str] = "subnet"
+    network: Identity
+    cidr: str
+    gateway: str | None = None
+
+    def __post_init__(self) -> None:
+        check_cidr(self.cidr, f"subnet {self.id}: cidr")
+        if self.gateway is not None:
+            check_address(self.gateway, f"subnet {self.id}: gateway")
+
+
+class AddressPair(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One more address (or CIDR) a port may send from; ``mac`` None means the port's own."""
+
+    address: str
+    mac: Mac | None = None
+
+    def __post_init__(self) -> None:
+        check_cidr(self.address, "address pair")
+
+
+class Port(Object):
+    """The attachment of one workload to one network.
+
+    ``host`` None: not bound. ``device`` None: the tap that Nova makes, ``tap`` + the first 11 characters of the id.
+    ``hook`` is where the datapath sits on the device (design.md section 4).
+    """
+
+    type: ClassVar[str] = "port"
+    network: Identity
+    mac: Mac
+    addresses: tuple[str, ...] = ()
+    address_pairs: tuple[AddressPair, ...] = ()
+    security_groups: tuple[Identity, ...] = ()
+    port_security: bool = True
+    admin_up: bool = True
+    host: Identity | None = None
+    device: Annotated[str, msgspec.Meta(min_length=1, max_length=15)] | None = None
+    device_owner: str = ""
+    hook: Literal["tc", "xdp"] = "tc"
+
+    def __post_init__(self) -> None:
+        for address in self.addresses:
+            check_address(address, f"port {self.id}: addresses")
+        if int(self.mac[:2], 16) & 1:
+            raise InvalidInput(f"port {self.id}: mac {self.mac} is a multicast address; give a unicast one")
+
+    @property
+    def device_name(self) -> str:
+        """The network device on the host that carries this port."""
+        return self.device or f"tap{self.id[:11]}"
+
+    @property
+    def is_router(self) -> bool:
+        """Whether this is a router's own port, which may advertise itself (RA) and forward for others."""
+        return self.device_owner.startswith(DEVICE_OWNER_ROUTER)
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One security group rule: it allows, never denies (Neutron ``SecurityGroupRule``).
+
+    ``protocol``: IANA number, None for any. ``port_min``/``port_max``: port range for protocols with ports;
+    type and code for ICMP and ICMPv6 (None: any). At most one remote; none means any address.
+    """
+
+    id: Identity
+    direction: Literal["ingress", "egress"]
+    ethertype: Literal["IPv4", "IPv6"] = "IPv4"
+    protocol: Annotated[int, msgspec.Meta(ge=0, le=255)] | None = None
+    port_min: Annotated[int, msgspec.Meta(ge=0, le=65535)] | None = None
+    port_max: Annotated[int, msgspec.Meta(ge=0, le=65535)] | None = None
+    remote_cidr: str | None = None
+    remote_group: Identity | None = None
+    remote_address_group: Identity | None = None
+
+    def __post_init__(self) -> None:
+        if sum(remote is not None for remote in (self.remote_cidr, self.remote_group, self.remote_address_group)) > 1:
+            raise InvalidInput(f"rule {self.id}: give one of remote_cidr, remote_group, remote_address_group")
+        if self.remote_cidr is not None:
+            version = check_cidr(self.remote_cidr, f"rule {self.id}: remote_cidr").version
+            if version != self.family:
+                raise InvalidInput(f"rule {self.id}: remote_cidr {self.remote_cidr} is not {self.ethertype}")
+        if not self.is_icmp and None not in (self.port_min, self.port_max) and self.port_min > self.port_max:  # type: ignore[operator]
+            raise InvalidInput(f"rule {self.id}: port_min {self.port_min} is above port_max {self.port_max}")
+
+    @property
+    def family(self) -> Literal[4, 6]:
+        """IP version."""
+        return 4 if self.ethertype == "IPv4" else 6
+
+    @property
+    def is_icmp(self) -> bool:
+        """Whether ``port_min``/``port_max`` mean ICMP type and code."""
+        return self.protocol in {1, 58}
+
+
+class SecurityGroup(Object):
+    """A set of rules, and the set of ports that carry it."""
+
+    type: ClassVar[str] = "security_group"
+    stateful: bool = True
+    rules: tuple[Rule, ...] = ()
+
+
+class AddressGroup(Object):
+    """A named set of CIDRs."""
+
+    type: ClassVar[str] = "address_group"
+    addresses: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for cidr in self.addresses:
+            check_cidr(cidr, f"address group {self.id}: addresses")
+
+
+class Host(Object):
+    """A machine that carries ports. ``vteps``: its tunnel endpoint addresses, at most one per IP version."""
+
+    type: ClassVar[str] = "host"
+    vteps: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for address in self.vteps:
+            check_address(address, f"host {self.id}: vteps")
+
+
+TYPES: dict[str, type[Object]] = {
+    cls.type: cls for cls in (Network, Subnet, SecurityGroup, AddressGroup, Host, Port)
+}
+"""Every object type by name, in an order in which references point backwards."""
+
+
+def check_address(text: str, what: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Parse an IP address; raises InvalidInput naming ``what``."""
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        raise InvalidInput(f"{what}: {text!r} is not an IP address") from None
+
+
+def check_cidr(text: str, what: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """Parse an address or CIDR (host bits allowed, as Neutron allows them); raises InvalidInput naming ``what``."""
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise InvalidInput(f"{what}: {text!r} is not an IP address or CIDR") from None

@@ -1,0 +1,1 @@
+"""Drivers that make reality equal to the tables."""

@@ -1,0 +1,355 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Everything that user space may see of the datapath: keys, values, enums and reasons.
+ *
+ * The only shared definition: headrace/abi.py is generated from its BTF. No bit-fields, no implicit padding.
+ * Addresses are 16 octets in network order, IPv4 as ::ffff:a.b.c.d (RFC 4291 section 2.5.5.2).
+ */
+#ifndef HR_ABI_H
+#define HR_ABI_H
+
+#include <linux/types.h>
+
+#define HR_PORTS 4096	       /* local ports of a host; index 0 means "the uplink" in counters */
+#define HR_ENDPOINTS 262144    /* indices of local ports, remote ports and VTEPs together */
+#define HR_VTEPS 8192	       /* tunnel endpoints of other hosts */
+#define HR_PATHS 8	       /* adjacencies a VTEP has, so that ECMP in the underlay spreads flows */
+#define HR_REASONS 64	       /* slots for enum hr_reason in the counters of a port */
+#define HR_CONN_DEAD (1ULL << 63) /* in hr_conn.id: the sweeper owns the connection */
+
+/* Why a packet was dropped, punted or not replayed. Names are API: `headrace reason list` prints them. */
+enum hr_reason {
+	HR_REASON_NONE, /* forwarded */
+	HR_REASON_MALFORMED_ETHERNET, /* the frame ends inside its Ethernet header */
+	HR_REASON_MALFORMED_ARP, /* the ARP message is truncated or not Ethernet over IPv4 */
+	HR_REASON_MALFORMED_IPV4, /* the IPv4 header is truncated or contradicts itself */
+	HR_REASON_MALFORMED_IPV6, /* the IPv6 header or its extension headers are truncated or too many */
+	HR_REASON_MALFORMED_L4, /* the TCP, UDP, SCTP or ICMP header is truncated or contradicts itself */
+	HR_REASON_MALFORMED_ND, /* a neighbour discovery message that RFC 4861 tells to discard */
+	HR_REASON_MALFORMED_TUNNEL, /* the outer headers name us but the tunnel header is truncated or unknown */
+	HR_REASON_VLAN_TAGGED, /* a VLAN tag on a port that is no trunk */
+	HR_REASON_ETHERTYPE, /* an ethertype that the network does not carry */
+	HR_REASON_SPOOFED_MAC, /* the port may not send from this MAC address */
+	HR_REASON_SPOOFED_ADDRESS, /* the port may not send from this IP address */
+	HR_REASON_SPOOFED_ARP, /* the ARP sender addresses are not the port's */
+	HR_REASON_SPOOFED_ND, /* the neighbour discovery target or link-layer address is not the port's */
+	HR_REASON_ROGUE_DHCP, /* a workload answers as a DHCP server */
+	HR_REASON_ROGUE_RA, /* a workload advertises itself as a router */
+	HR_REASON_MULTICAST_SOURCE, /* the source address or MAC is a multicast one */
+	HR_REASON_PORT_DOWN, /* the port is administratively down */
+	HR_REASON_NO_PORT, /* the device belongs to no port */
+	HR_REASON_FRAGMENT_ORPHAN, /* a later fragment whose first one was not seen */
+	HR_REASON_FRAGMENT_OVERLAP, /* a fragment that overlaps the first one */
+	HR_REASON_FRAGMENT_TINY, /* a first fragment too short for its transport header */
+	HR_REASON_ICMP_UNRELATED, /* an ICMP error that quotes no connection known here */
+	HR_REASON_ACL_FROM_PORT, /* no egress rule of the sender's groups allows it */
+	HR_REASON_ACL_TO_PORT, /* no ingress rule of the receiver's groups allows it */
+	HR_REASON_CONNECTION_CUT, /* the connection's original direction is no longer allowed */
+	HR_REASON_TCP_INVALID, /* a TCP segment that fits no state of its connection */
+	HR_REASON_UNKNOWN_SEGMENT, /* nothing on this host uses the segment it arrived on */
+	HR_REASON_UNKNOWN_VTEP, /* it came from a tunnel endpoint that is no host of ours */
+	HR_REASON_UNKNOWN_MAC, /* nobody on the segment has this destination MAC */
+	HR_REASON_HAIRPIN, /* the destination is the port it came from */
+	HR_REASON_TUNNEL_LOOP, /* it came by tunnel and would leave by tunnel */
+	HR_REASON_OUTER_FRAGMENT, /* the outer packet is a fragment (RFC 7348 section 4.3) */
+	HR_REASON_TOO_BIG, /* longer than the network's MTU */
+	HR_REASON_NO_ROUTE, /* the underlay has no route to the VTEP */
+	HR_REASON_NO_NEIGHBOUR, /* the underlay's next hop does not answer */
+	HR_REASON_TABLE_FULL, /* no room for another connection */
+	HR_REASON_QUOTA, /* the port has as many connections as it may have */
+	HR_REASON_BUSY, /* the entry was being retired; the sender will try again */
+	HR_REASON_INTERNAL, /* a table or helper failed; a bug */
+	HR_REASON_FROM_HOST, /* the host's own stack tried to reach a port */
+	HR_REASON_ANSWERED, /* not dropped: the datapath answered it itself (ARP, ND) */
+	HR_REASON_FLOODED, /* not dropped: copied to every place of the segment */
+	HR_REASON_REVERSE_SEGMENT, /* a VTEP used a segment that none of its ports is on */
+};
+
+/* How a packet entered, in the top four bits of hr_flow_key.where; the rest is the port index or the wire's id. */
+enum hr_where {
+	HR_WHERE_PORT, /* from a local port: its index */
+	HR_WHERE_VXLAN, /* by tunnel: the VNI */
+};
+#define HR_WHERE_SHIFT 28
+
+/* A segment, by the same encoding as hr_flow_key.where: kind << 28 | wire id. */
+
+struct hr_flow_key {
+	__u8 saddr[16];
+	__u8 daddr[16];
+	__be16 sport; /* ICMP: identifier of a query, else 0 */
+	__be16 dport; /* ICMP: type << 8 | code */
+	__u32 where; /* enum hr_where << 28 | port index or wire id */
+	__u8 proto; /* IANA number, after IPv6 extension headers */
+	__u8 pad[3];
+};
+
+enum hr_flow_flag {
+	HR_FLOW_DECIDED = 1, /* the action below is valid while the epochs hold; else only the connection is */
+	HR_FLOW_REPLY = 2, /* packets of this key travel against the connection's original direction */
+	HR_FLOW_TUNNEL = 4, /* out is an adjacency; else a local port index */
+	HR_FLOW_XDP = 8, /* out is a port behind XDP: the uplink's XDP program may deliver it itself */
+};
+
+/* The decision about packets of one key. Written by the walk under seq, read by every replay. */
+struct hr_flow {
+	__u32 seq; /* odd while being written; a reader that sees it change takes the packet to the walk */
+	__u32 flags; /* enum hr_flow_flag */
+	__u64 conn_id; /* must equal hr_conn.id, else the entry is a miss */
+	__u32 conn; /* index in hr_conns */
+	__u32 from_index;
+	__u32 from_epoch;
+	__u32 to_index;
+	__u32 to_epoch;
+	__u32 out;
+	__u8 eth_dst[6]; /* the frame decided on had these addresses; another frame is a miss */
+	__u8 eth_src[6];
+	__u8 outer_saddr[16]; /* by tunnel: the VTEP it came from; else zero */
+	__u32 pad;
+};
+
+/* State of a connection. TCP follows RFC 9293; the rest use NEW until a reply, then ASSURED. */
+enum hr_state {
+	HR_STATE_NEW, /* one way so far: UDP, ICMP and the rest */
+	HR_STATE_ASSURED, /* both ways seen */
+	HR_STATE_STATELESS, /* decided by stateless groups: every direction by itself */
+	HR_STATE_SYN_SENT, /* TCP: SYN seen */
+	HR_STATE_SYN_RECEIVED, /* TCP: SYN answered */
+	HR_STATE_ESTABLISHED, /* TCP: open, or adopted in mid-stream */
+	HR_STATE_CLOSING, /* TCP: a FIN seen one way */
+	HR_STATE_TIME_WAIT, /* TCP: FINs seen both ways */
+	HR_STATE_CLOSED, /* TCP: reset */
+};
+
+enum hr_conn_flag {
+	HR_CONN_STATEFUL_FROM = 1, /* the original sender's side tracks: replies to it are allowed */
+	HR_CONN_STATEFUL_TO = 2, /* the original receiver's side tracks: replies from it are allowed */
+	HR_CONN_ADOPTED = 4, /* picked up in mid-stream */
+	HR_CONN_FIN_ORIGINAL = 8,
+	HR_CONN_FIN_REPLY = 16,
+};
+
+struct hr_conn_counter {
+	__u64 packets;
+	__u64 octets; /* of the inner frame as the workload sent it */
+	__u64 seen; /* CLOCK_MONOTONIC_COARSE, ns */
+};
+
+/* The rules that allowed one direction, by rule id; HR_RULE_* where no rule of a group was asked. */
+struct hr_conn_rule {
+	__u64 from_side;
+	__u64 to_side;
+};
+#define HR_RULE_NONE 0 /* nothing allowed it */
+#define HR_RULE_ESTABLISHED 1 /* a reply of an allowed connection */
+#define HR_RULE_IMPLICIT 2 /* Neutron's implicit rules: DHCP client, ND, MLD */
+#define HR_RULE_OPEN 3 /* port security is off */
+#define HR_RULE_REMOTE 4 /* the other side is judged by its own host */
+
+/* A connection: outlives decisions. The first 64 octets are all that a replay touches. */
+struct hr_conn {
+	__u64 id; /* unique; 0: free; HR_CONN_DEAD set: being retired */
+	__u32 timeout; /* ms of silence after which it is expired */
+	__u8 state; /* enum hr_state */
+	__u8 flags; /* enum hr_conn_flag */
+	__u16 port; /* local port index whose quota it counts against */
+	struct hr_conn_counter counter[2]; /* original, reply */
+	struct hr_flow_key key[2]; /* original, reply; the second's proto 0: none */
+	__u64 created; /* CLOCK_MONOTONIC_COARSE, ns */
+	struct hr_conn_rule rule[2]; /* original, reply */
+};
+
+/* The device a packet enters by -> the port it belongs to. */
+struct hr_device {
+	__u32 port; /* index in hr_ports */
+};
+
+enum hr_port_flag {
+	HR_PORT_UP = 1, /* administratively up and applied */
+	HR_PORT_SECURITY = 2, /* port security on: anti-spoofing and groups apply */
+	HR_PORT_STATEFUL = 4, /* its groups are stateful */
+	HR_PORT_ROUTER = 8, /* a router's own port: may send RA and other addresses */
+	HR_PORT_PEER = 16, /* a veth: deliver straight to its peer */
+	HR_PORT_XDP = 32, /* hook xdp: frames may be redirected from XDP */
+};
+
+struct hr_port {
+	__u64 policy; /* id of the set of its groups */
+	__u32 flags; /* enum hr_port_flag */
+	__u32 ifindex;
+	__u32 segment;
+	__u32 mtu; /* largest IP packet, octets */
+	__u8 mac[6];
+	__u8 pad[2];
+};
+
+/* anti_spoof: longest prefix over port, MAC and address. */
+struct hr_source_key {
+	__u32 prefixlen; /* bits of what follows */
+	__u32 port;
+	__u8 mac[6];
+	__u8 pad[2];
+	__u8 addr[16];
+};
+#define HR_SOURCE_PREFIX 96 /* bits before addr */
+enum hr_source {
+	HR_SOURCE_ADDRESS = 1, /* may send from it */
+	HR_SOURCE_UNSPECIFIED = 2, /* 0.0.0.0 or :: only to get an address (DHCP, DAD) */
+};
+
+/* respond: who has an address of a segment. Fixed addresses only. */
+struct hr_neighbour_key {
+	__u32 segment;
+	__u8 addr[16];
+};
+struct hr_neighbour {
+	__u8 mac[6];
+	__u8 pad[2];
+};
+
+/* forward: where a MAC of a segment is. */
+struct hr_fdb_key {
+	__u32 segment;
+	__u8 mac[6];
+	__u8 pad[2];
+};
+struct hr_fdb {
+	__u32 endpoint; /* index; a local port's index when vtep is 0 */
+	__u32 vtep; /* 0: here; else index in hr_vteps */
+};
+
+/* forward: where broadcast and multicast of a segment go; slots count from 0 without gaps. */
+struct hr_flood_key {
+	__u32 segment;
+	__u32 slot;
+};
+struct hr_flood {
+	__u32 port; /* local port index, or 0 */
+	__u32 vtep; /* VTEP index, or 0 */
+};
+
+/* The other hosts' tunnel endpoints, by address. */
+struct hr_vtep_key {
+	__u8 addr[16];
+};
+struct hr_vtep {
+	__u32 vtep; /* index: its adjacencies are vtep * HR_PATHS ... */
+	__u32 endpoint; /* index for what is learnt behind it */
+};
+
+enum hr_adjacency_state {
+	HR_ADJACENCY_EMPTY,
+	HR_ADJACENCY_UNRESOLVED, /* addresses known, next hop not: the walk asks the kernel's FIB */
+	HR_ADJACENCY_RESOLVED,
+};
+
+/* Outer header and next hop towards a VTEP on one of its paths. */
+struct hr_adjacency {
+	__u32 state; /* enum hr_adjacency_state; written last */
+	__u32 ifindex; /* egress device */
+	__u8 eth_dst[6];
+	__u8 eth_src[6];
+	__u8 saddr[16];
+	__u8 daddr[16];
+	__u32 mtu; /* of the egress device, octets */
+	__be16 port; /* outer UDP destination */
+	__u16 pad;
+};
+
+/* acl: (policy, direction, family, protocol, port) -> class of selectors allowed. Directions are the port's own. */
+enum hr_direction {
+	HR_FROM_PORT,
+	HR_TO_PORT,
+};
+struct hr_acl_service_key {
+	__u32 prefixlen;
+	__u16 direction; /* enum hr_direction */
+	__u16 family; /* 4 or 6 */
+	__u64 policy;
+	__u8 proto;
+	__u8 pad;
+	__be16 port; /* destination port; ICMP: type << 8 | code */
+	__u32 pad2;
+};
+#define HR_SERVICE_ANY 96 /* prefix: any protocol */
+#define HR_SERVICE_PROTO 112 /* prefix: one protocol, any port; + bits of the port */
+struct hr_acl_service {
+	__u64 class_id; /* 0: no rule with a remote */
+	__u64 rule; /* a rule for any address that allows it, or 0 */
+};
+
+/* acl: (policy, direction, family, address of the other side) -> class of selectors it is in. */
+struct hr_acl_remote_key {
+	__u32 prefixlen;
+	__u16 direction;
+	__u16 family;
+	__u64 policy;
+	__u8 addr[16];
+};
+#define HR_REMOTE_PREFIX 96 /* bits before addr */
+struct hr_acl_remote {
+	__u64 class_id;
+	__u64 rule; /* a rule for any protocol that allows it, or 0 */
+};
+
+/* acl: do the two classes meet. Class ids are unique over all policies. */
+struct hr_acl_match_key {
+	__u64 remote_class;
+	__u64 service_class;
+};
+struct hr_acl_match {
+	__u64 rule;
+};
+
+/* Ports of the first fragment, for the later ones (RFC 791, RFC 8200 section 4.5). */
+struct hr_fragment_key {
+	__u8 saddr[16];
+	__u8 daddr[16];
+	__u32 where;
+	__u32 id;
+	__u8 proto;
+	__u8 pad[3];
+};
+struct hr_fragment {
+	__be16 sport;
+	__be16 dport;
+	__u32 first_length; /* octets of payload in the first fragment */
+	__u64 seen; /* ns */
+};
+
+struct hr_counter {
+	__u64 packets;
+	__u64 octets;
+};
+struct hr_port_counters {
+	struct hr_counter from_port; /* accepted from the workload */
+	struct hr_counter to_port; /* delivered to the workload */
+	struct hr_counter walked; /* of both, those that took the walk */
+};
+
+/* What the walk needs of this host. */
+struct hr_config {
+	__u8 vtep4[16]; /* own tunnel endpoints; zero: none */
+	__u8 vtep6[16];
+	__be16 port; /* UDP port of VXLAN */
+	__u16 pad;
+	__u32 quota; /* connections a port may have; 0: as many as fit */
+};
+
+/* What the last walk on this CPU concluded; for tests and `headrace trace`. */
+struct hr_conclusion {
+	__u32 reason; /* enum hr_reason */
+	__u32 verdict; /* TC_ACT_* or XDP_* returned */
+	__u32 ifindex; /* where it was sent, 0: nowhere */
+	__u32 replayed; /* 1: by a flow entry */
+	struct hr_flow_key key;
+	__u32 pad;
+	struct hr_conn_rule rule;
+};
+
+/* Argument of the program hr_bump: raise epochs. */
+struct hr_bump {
+	__u32 count;
+	__u32 index[63];
+};
+
+#endif

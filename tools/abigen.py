@@ -176,7 +176,7 @@ def struct_text(struct: Struct) -> str:
     lines = [
         f"\n\n{layout} = struct.Struct({struct_format(struct)!r})\n\n\nclass {name}(Packed, frozen=True, kw_only=True):\n"
     ]
-    lines.append(f'    """{struct.doc or f"struct hr_{struct.name}."}"""\n\n')
+    lines.append(f'    """struct hr_{struct.name}{struct.doc and ": " + struct.doc}."""\n\n'.replace("..", "."))
     lines.append(f"    SIZE: ClassVar[int] = {struct.size}\n    DTYPE: ClassVar[dict[str, Any]] = {{\n")
     lines.append(f'        "names": {[field.name for field in seen]!r},\n')
     lines.append(f'        "formats": [{", ".join(numpy_format(field) for field in seen)}],\n')

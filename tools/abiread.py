@@ -6,6 +6,7 @@ Refuses what would make two readers disagree about octets: bit-fields, implicit 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import operator
 import re
 from typing import TYPE_CHECKING, TypeVar
@@ -53,7 +54,7 @@ def add_object(abi: Abi, btf: Btf) -> None:
 
 
 def add_header(abi: Abi, path: Path) -> None:
-    """Take in comments of enumerators and ``#define HR_*`` numbers; check that the BTF lacks nothing declared here."""
+    """Take in comments and ``#define HR_*`` numbers; check that the BTF lacks nothing declared here."""
     text = path.read_text()
     plain = re.sub(r"/\*.*?\*/|//[^\n]*", "", text, flags=re.DOTALL)
     for kind, known in (("struct", abi.structs.keys()), ("enum", abi.enums.keys())):
@@ -61,8 +62,10 @@ def add_header(abi: Abi, path: Path) -> None:
         if missing:
             raise AbiError(f"{path}: {kind} hr_{missing[0]} is not in the BTF; use it in the object that is compiled")
     for name, entry in abi.enums.items():
-        values = tuple((member, value, enumerator_doc(text, member)) for member, value, _ in entry.values)
+        values = tuple((member, value, comment_doc(text, member)) for member, value, _ in entry.values)
         abi.enums[name] = Enum(name, values)
+    for name, item in abi.structs.items():
+        abi.structs[name] = struct_with_comments(item, text)
     for match in re.finditer(r"^[ \t]*#[ \t]*define[ \t]+(HR_\w+)[ \t]+((?:\\\n|[^\n])+)$", plain, re.MULTILINE):
         value = evaluate(match[2].replace("\\\n", " "), abi.constants)
         if value is not None:
@@ -202,10 +205,27 @@ def doc_of(btf: Btf, type_id: int, component: int = -1) -> str:
     return " ".join(texts)
 
 
-def enumerator_doc(text: str, name: str) -> str:
-    """The comment that follows an enumerator: ``HR_REASON_X = 3, /* text */``."""
-    match = re.search(rf"\b{name}\b[^,/\n}}]*,?[ \t]*/\*+<?(.*?)\*/", text, re.DOTALL)
-    return re.sub(r"\s*\n\s*\*?\s*", " ", match[1]).strip() if match else ""
+def comment_doc(text: str, name: str) -> str:
+    """The comment beside a declaration: ``HR_REASON_X = 3, /* text */`` or ``__u32 where; /* text */``."""
+    match = re.search(rf"^[^/\n]*\b{name}\b[^,;/\n}}]*[,;]?[ \t]*/\*+<?(.*?)\*/", text, re.DOTALL | re.MULTILINE)
+    return one_line(match[1]) if match else ""
+
+
+def one_line(comment: str) -> str:
+    """The text of a C comment without its margin."""
+    return re.sub(r"\s*\n\s*\*?\s*", " ", comment).strip()
+
+
+def struct_with_comments(item: Struct, text: str) -> Struct:
+    """The struct with the header's comments where no declaration tag documents it."""
+    match = re.search(
+        rf"(?:/\*((?:[^*]|\*(?!/))*)\*/\s*)?\bstruct\s+hr_{item.name}\s*\{{(.*?)^\}}", text, re.DOTALL | re.MULTILINE
+    )
+    if match is None:
+        return item
+    before, body = match[1] or "", match[2]
+    fields = tuple(dataclasses.replace(field, doc=field.doc or comment_doc(body, field.name)) for field in item.fields)
+    return dataclasses.replace(item, fields=fields, doc=item.doc or one_line(before))
 
 
 def evaluate(expression: str, known: Mapping[str, int]) -> int | None:

@@ -98,7 +98,9 @@ struct bpf_prog_info {
     __u64 run_time_ns; __u64 run_cnt; __u64 recursion_misses;
     __u32 verified_insns; __u32 attach_btf_obj_id; __u32 attach_btf_id; __u32 pad;
 };
-struct bpf_link_info { __u32 type; __u32 id; __u32 prog_id; __u32 pad; __u32 ifindex; __u32 attach_type; __u64 rest[4]; };
+struct bpf_link_info {
+    __u32 type; __u32 id; __u32 prog_id; __u32 pad; __u32 ifindex; __u32 attach_type; __u64 rest[4];
+};
 
 struct bpf_tc_hook { size_t sz; int ifindex; int attach_point; __u32 parent; __u32 pad; };
 struct bpf_tc_opts { size_t sz; int prog_fd; __u32 flags; __u32 prog_id; __u32 handle; __u32 priority; __u32 pad; };
@@ -106,6 +108,10 @@ int bpf_tc_hook_create(struct bpf_tc_hook *hook);
 int bpf_tc_attach(const struct bpf_tc_hook *hook, struct bpf_tc_opts *opts);
 int bpf_tc_detach(const struct bpf_tc_hook *hook, const struct bpf_tc_opts *opts);
 int bpf_tc_query(const struct bpf_tc_hook *hook, struct bpf_tc_opts *opts);
+struct bpf_xdp_query_opts {
+    size_t sz; __u32 prog_id; __u32 drv_prog_id; __u32 hw_prog_id; __u32 skb_prog_id; uint8_t attach_mode;
+};
+int bpf_xdp_query(int ifindex, int flags, struct bpf_xdp_query_opts *opts);
 
 typedef int (*ring_buffer_sample_fn)(void *ctx, void *data, size_t size);
 struct ring_buffer *ring_buffer__new(int map_fd, ring_buffer_sample_fn sample, void *ctx, const void *opts);
@@ -122,13 +128,12 @@ BUNDLED = Path(__file__).parent / "lib" / "libbpf.so.1"
 TAIL_LINES = 40
 DEBUG = 2
 
-ffi = FFI()
+ffi: Any = FFI()
 ffi.cdef(DECLARATIONS)
 _libc: Any = ffi.dlopen(None)
 _log = threading.local()
 
 
-@ffi.callback("libbpf_print_fn_t")
 def _print(level: int, text: Any, arguments: Any) -> int:
     """Keep what libbpf says, for the error message; nothing reaches stderr."""
     if level >= DEBUG:
@@ -153,10 +158,11 @@ def _kept() -> deque[str]:
 
 def _load() -> Any:
     library: Any = ffi.dlopen(str(BUNDLED) if BUNDLED.exists() else "libbpf.so.1")
-    library.libbpf_set_print(_print)
+    library.libbpf_set_print(_callback)
     return library
 
 
+_callback = ffi.callback("libbpf_print_fn_t", _print)
 lib: Any = _load()
 
 

@@ -48,7 +48,7 @@ def possible_cpus() -> int:
 class Chunk(NamedTuple):
     """Consecutive entries as the kernel hands them out: packed keys, packed values."""
 
-    count: int
+    entries: int
     keys: bytes
     values: bytes
 
@@ -157,8 +157,8 @@ class Map:
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All entries; those that come or go meanwhile may or may not be seen."""
-        for count, keys, values in self.chunks():
-            for at in range(count):
+        for entries, keys, values in self.chunks():
+            for at in range(entries):
                 key = keys[at * self.key_size : (at + 1) * self.key_size]
                 yield key, values[at * self._room : (at + 1) * self._room]
 

@@ -119,8 +119,9 @@ class Program:
         data_out_size: int | None = None,
         flags: int = 0,
     ) -> RunResult:
-        """Run once (or ``repeat`` times) on ``data`` by BPF_PROG_TEST_RUN; ``ctx`` is a ``__sk_buff``, ``xdp_md`` or a
-        syscall program's own argument, and comes back as the program left it.
+        """Run once (or ``repeat`` times) on ``data`` by BPF_PROG_TEST_RUN.
+
+        ``ctx`` is a ``__sk_buff``, an ``xdp_md`` or a syscall program's own argument; it comes back as the program left it.
         """
         options = ffi.new("struct bpf_test_run_opts *", {"sz": ffi.sizeof("struct bpf_test_run_opts")})
         held = [ffi.from_buffer("char[]", data), ffi.new("char[]", ctx or b"\0"), ffi.NULL, ffi.NULL]
@@ -191,7 +192,10 @@ class Object:
     def load(self) -> Self:
         """Create the maps, pass the verifier; the error of a refused program ends with the verifier's last words."""
         with logged():
-            check(lib.bpf_object__load(self._handle), f"load {self.name}")
+            if (result := lib.bpf_object__load(self._handle)) < 0:
+                error = Refused(f"load {self.name}", -result)
+                self.close()
+                raise error
         table = program = ffi.NULL
         while (table := lib.bpf_object__next_map(self._handle, table)) != ffi.NULL:
             name = ffi.string(lib.bpf_map__name(table)).decode()
@@ -206,8 +210,10 @@ class Object:
         if self._handle != ffi.NULL:
             lib.bpf_object__close(self._handle)
             self._handle = ffi.NULL
-            for thing in (*self.maps.values(), *self.programs.values()):
-                thing.fd = -1
+            for table in self.maps.values():
+                table.fd = -1
+            for program in self.programs.values():
+                program.fd = -1
 
     def __enter__(self) -> Self:
         return self
@@ -224,7 +230,7 @@ class Object:
             try:
                 octets = value if isinstance(value, bytes) else value.to_bytes(size, "little", signed=value < 0)
             except OverflowError:
-                raise DatapathError(f"{name} = {value} does not fit the {size} octets {self.name} has for it") from None
+                raise DatapathError(f"{name} = {value!r} does not fit its {size} octets in {self.name}") from None
             if len(octets) != size:
                 raise DatapathError(f"{name} takes {size} octets in {self.name}, not {len(octets)}")
             ffi.memmove(address, octets, size)

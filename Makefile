@@ -1,0 +1,125 @@
+# The only door: `make help` lists what is behind it. CI calls the same targets.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+VENV := $(CURDIR)/.venv
+BIN := $(VENV)/bin
+PYTHON := $(BIN)/python
+STEP := tools/step
+ONCE ?=
+# More arguments for pytest: make test-unit ARGS='-k acl -x'
+ARGS ?=
+
+MULTIARCH := $(shell dpkg-architecture -qDEB_HOST_MULTIARCH 2>/dev/null || echo $$(uname -m)-linux-gnu)
+BPF_FLAGS := -O2 -g -target bpf -mcpu=v3 -Wall -Werror -I bpf -idirafter /usr/include/$(MULTIARCH)
+PROGRAMS := $(filter-out bpf/abi.bpf.c,$(wildcard bpf/*.bpf.c))
+OBJECTS := $(PROGRAMS:bpf/%.bpf.c=headrace/datapath/objects/%.bpf.o)
+ABI_SOURCE := $(wildcard bpf/abi.bpf.c)
+ABI_OBJECT := $(if $(ABI_SOURCE),build/bpf/abi.bpf.o)
+C_FILES := $(sort $(wildcard bpf/*.[ch] bpf/*/*.[ch]))
+SUITES := unit packet netns neutron
+
+##@ Use
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+
+demo: deps bpf ## two hosts, an overlay and a firewall under a real Neutron (root); ONCE=1 runs through and ends
+	@$(PYTHON) -m headrace.testing.demo $(if $(ONCE),--once)
+
+bench: deps deps-bench bpf ## every measurement, one table each (root, under 40 minutes)
+	@$(PYTHON) -m bench
+
+bench-quick: deps deps-bench bpf ## the headline rows (root, two minutes)
+	@$(PYTHON) -m bench --quick
+
+wheel: deps bpf build/wheel.stamp ## dist/headrace-*.whl with compiled programs and libbpf, tried in a fresh environment
+
+##@ Test
+test: deps bpf ## everything that this machine can run
+	@failed=; for suite in $(SUITES); do $(MAKE) test-$$suite || failed+=" $$suite"; done; \
+	if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi; echo "all suites passed"
+
+test-unit: deps ## no root, no kernel, under 30 seconds
+test-packet: deps bpf ## real programs, packet by packet (root)
+test-netns: deps bpf ## hosts in network namespaces with real traffic (root)
+test-neutron: deps bpf ## against a real Neutron server
+$(SUITES:%=test-%):
+	@$(if $(wildcard $(@:test-%=tests/%)/test_*.py), \
+		echo "== $(@:test-%=%)"; $(PYTHON) -m pytest tests/$(@:test-%=%) -q -m 'not stock' $(ARGS), \
+		echo "== $(@:test-%=%): no tests here")
+
+test-stock: deps ## all of Neutron's own ML2 test classes with our driver (long)
+	@$(PYTHON) -m pytest tests/neutron -q -m stock --timeout 600 $(ARGS)
+
+check: deps $(ABI_OBJECT) ## format, lint, types, ABI, layers, unit tests; no root, under a minute
+	@$(STEP) "format (ruff)" $(BIN)/ruff format -q --check .
+	@$(STEP) "lint (ruff)" $(BIN)/ruff check -q .
+	@$(if $(C_FILES),$(STEP) "format of C (clang-format)" $(BIN)/clang-format --dry-run -Werror $(C_FILES))
+	@$(if $(C_FILES),$(STEP) "verdicts have reasons (lint_c)" $(PYTHON) tools/lint_c.py $(C_FILES))
+	@$(if $(ABI_OBJECT),$(STEP) "abi.py says what abi.h says" $(ABIGEN) --check)
+	@$(STEP) "layers (import-linter)" $(BIN)/lint-imports --cache-dir build/import-linter
+	@$(STEP) "documents" $(PYTHON) tools/docs.py --check
+	@$(STEP) "types (mypy)" $(BIN)/mypy
+	@$(STEP) "unit tests" $(PYTHON) -m pytest tests/unit -q
+
+##@ Build
+deps: build/debian.stamp build/venv.stamp ## Debian packages and the virtual environment
+
+deps-bench: build/debian-bench.stamp ## the contenders of the bench
+
+bpf: deps $(OBJECTS) ## compile the eBPF programs
+
+abi: deps $(ABI_OBJECT) ## generate headrace/abi.py from bpf/abi.h
+	@$(STEP) "headrace/abi.py" $(ABIGEN)
+
+docs: deps ## generate the reference pages of docs/ and check every link
+	@$(STEP) "docs" $(PYTHON) tools/docs.py
+
+format: deps ## format Python and C in place
+	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix-only .
+	@$(if $(C_FILES),$(BIN)/clang-format -i $(C_FILES))
+
+lock: deps ## resolve requirements.lock anew from pyproject.toml
+	@$(BIN)/uv pip compile -q --all-extras --group dev --group stock --generate-hashes --no-header \
+		--no-emit-index-url --no-annotate pyproject.toml -o requirements.lock
+
+clean: ## remove what was built; the virtual environment stays
+	@rm -rf build dist headrace/datapath/objects *.egg-info
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+ABIGEN = $(PYTHON) tools/abigen.py $(ABI_OBJECT) --header bpf/abi.h -o headrace/abi.py
+
+build/debian.stamp: debian-packages.txt
+build/debian-bench.stamp: debian-packages-bench.txt
+build/debian.stamp build/debian-bench.stamp:
+	@mkdir -p build
+	@$(STEP) "Debian packages ($<)" tools/install-debian $<
+	@touch $@
+
+build/venv.stamp: requirements.lock pyproject.toml tools/make-venv | build/debian.stamp
+	@$(STEP) "virtual environment" tools/make-venv $(VENV)
+	@touch $@
+
+build/bpf/%.bpf.o: bpf/%.bpf.c Makefile | build/debian.stamp
+	@mkdir -p $(@D)
+	@$(STEP) "$<" clang $(BPF_FLAGS) -MMD -MP -MT $@ -c $< -o $@
+
+headrace/datapath/objects/%.bpf.o: build/bpf/%.bpf.o
+	@mkdir -p $(@D)
+	@llvm-strip -g $< -o $@
+
+build/wheel.stamp: $(OBJECTS) $(shell find headrace -name '*.py' -o -name py.typed) pyproject.toml README.md tools/make-wheel
+	@$(STEP) "wheel" tools/make-wheel
+	@touch $@
+	@ls dist/*.whl
+
+-include $(wildcard build/bpf/*.d)
+
+# Objects are kept between runs; abi.h is an input of every one of them through the .d files.
+.SECONDARY:
+.PHONY: help demo bench bench-quick wheel test test-stock $(SUITES:%=test-%) check deps deps-bench bpf abi docs format \
+	lock clean

@@ -112,8 +112,8 @@ def generate(abi: Abi, header: str) -> str:
     names = {"Packed", "PackedClass", "Named", "MapSpec", "MAPS", "ABI_HASH"}
     for name, value in sorted(abi.constants.items()):
         parts.append(f"{unique(name.removeprefix('HR_'), names)} = {value}\n")
-    for enum in sorted(abi.enums.values(), key=lambda item: item.name):
-        parts.append(enum_text(enum, unique(class_name(enum.name), names)))
+    enums = sorted(abi.enums.values(), key=lambda item: item.name)
+    parts += [enum_text(enum, unique(class_name(enum.name), names)) for enum in enums]
     for struct in in_order(abi.structs):
         unique(class_name(struct.name), names)
         parts.append(struct_text(struct))
@@ -155,7 +155,7 @@ def enum_text(enum: Enum, name: str) -> str:
     members = [value for value in enum.values if not value[0].startswith("_")]
     prefix = f"HR_{enum.name.upper()}_"
     if not all(member.startswith(prefix) for member, _, _ in members):
-        prefix = os.path.commonprefix([member for member, _, _ in members])
+        prefix = os.path.commonprefix([member for member, _, _ in members])  # noqa: RUF071 - of names, not of paths
         prefix = prefix[: prefix.rfind("_") + 1]
     lines = [f'\n\nclass {name}(Named):\n    """enum hr_{enum.name}."""\n\n']
     for member, value, doc in members:
@@ -173,9 +173,8 @@ def struct_text(struct: Struct) -> str:
     for field in seen:
         if keyword.iskeyword(field.name) or field.name in {"pack", "unpack", "int", "bytes", "tuple"}:
             raise AbiError(f"struct hr_{struct.name}: {field.name} cannot be a field in Python; rename it")
-    lines = [
-        f"\n\n{layout} = struct.Struct({struct_format(struct)!r})\n\n\nclass {name}(Packed, frozen=True, kw_only=True):\n"
-    ]
+    lines = [f"\n\n{layout} = struct.Struct({struct_format(struct)!r})\n\n\n"]
+    lines.append(f"class {name}(Packed, frozen=True, kw_only=True):\n")
     lines.append(f'    """struct hr_{struct.name}{struct.doc and ": " + struct.doc}."""\n\n'.replace("..", "."))
     lines.append(f"    SIZE: ClassVar[int] = {struct.size}\n    DTYPE: ClassVar[dict[str, Any]] = {{\n")
     lines.append(f'        "names": {[field.name for field in seen]!r},\n')

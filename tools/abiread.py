@@ -44,8 +44,7 @@ def add_object(abi: Abi, btf: Btf) -> None:
             merge(abi.structs, read_struct(btf, item), btf.source)
     for item in btf.of_kind(Kind.ENUM, Kind.ENUM64):
         if item.name.startswith("hr_"):
-            values = tuple((name, value, "") for name, value in item.values)
-            merge(abi.enums, Enum(item.name.removeprefix("hr_"), values), btf.source)
+            merge(abi.enums, read_enum(item), btf.source)
         elif not item.name:
             abi.constants |= {name: value for name, value in item.values if name.startswith("HR_")}
     for item in btf.of_kind(Kind.DATASEC):
@@ -92,6 +91,14 @@ def read_struct(btf: Btf, item: Type) -> Struct:
     if not at:
         raise AbiError(f"struct {item.name}: is empty")
     return Struct(item.name.removeprefix("hr_"), item.size, tuple(fields), doc_of(btf, item.id))
+
+
+def read_enum(item: Type) -> Enum:
+    """The enumerators. BTF of older compilers does not tell negative values from those of 2**31 and more."""
+    for name, value in item.values:
+        if not 0 <= value < 1 << 31:
+            raise AbiError(f"enum {item.name}: {name} is not within 0 and 2**31 - 1; give it another value")
+    return Enum(item.name.removeprefix("hr_"), tuple((name, value, "") for name, value in item.values))
 
 
 def members_of(btf: Btf, item: Type, where: str, base: int) -> Iterator[Field]:
@@ -218,12 +225,12 @@ def one_line(comment: str) -> str:
 
 def struct_with_comments(item: Struct, text: str) -> Struct:
     """The struct with the header's comments where no declaration tag documents it."""
-    match = re.search(
-        rf"(?:/\*((?:[^*]|\*(?!/))*)\*/\s*)?\bstruct\s+hr_{item.name}\s*\{{(.*?)^\}}", text, re.DOTALL | re.MULTILINE
-    )
+    comment = r"(?:^/\*((?:[^*]|\*(?!/))*)\*/\s*)?"
+    braces = r"\{(?:([^\n]*)\}[^\n]*$|[^\n]*\n(.*?)^\})"
+    match = re.search(rf"{comment}\bstruct\s+hr_{item.name}\s*{braces}", text, re.DOTALL | re.MULTILINE)
     if match is None:
         return item
-    before, body = match[1] or "", match[2]
+    before, body = match[1] or "", match[2] or match[3] or ""
     fields = tuple(dataclasses.replace(field, doc=field.doc or comment_doc(body, field.name)) for field in item.fields)
     return dataclasses.replace(item, fields=fields, doc=item.doc or one_line(before))
 

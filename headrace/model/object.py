@@ -44,7 +44,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     id: Annotated[int, msgspec.Meta(ge=1, le=0xFFFFFF)]
 
 
-class Network(Object):
+class Network(Object, frozen=True, kw_only=True):
     """A virtual L2 network on one segment. ``mtu`` is the largest IP packet a workload may send, in octets."""
 
     type: ClassVar[str] = "network"
@@ -52,7 +52,7 @@ class Network(Object):
     mtu: Annotated[int, msgspec.Meta(ge=68, le=65535)] = 1450
 
 
-class Subnet(Object):
+class Subnet(Object, frozen=True, kw_only=True):
     """An address range on a network."""
 
     type: ClassVar[str] = "subnet"
@@ -76,7 +76,7 @@ class AddressPair(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         check_cidr(self.address, "address pair")
 
 
-class Port(Object):
+class Port(Object, frozen=True, kw_only=True):
     """The attachment of one workload to one network.
 
     ``host`` None: not bound. ``device`` None: the tap that Nova makes, ``tap`` + the first 11 characters of the id.
@@ -151,7 +151,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.protocol in {1, 58}
 
 
-class SecurityGroup(Object):
+class SecurityGroup(Object, frozen=True, kw_only=True):
     """A set of rules, and the set of ports that carry it."""
 
     type: ClassVar[str] = "security_group"
@@ -159,7 +159,7 @@ class SecurityGroup(Object):
     rules: tuple[Rule, ...] = ()
 
 
-class AddressGroup(Object):
+class AddressGroup(Object, frozen=True, kw_only=True):
     """A named set of CIDRs."""
 
     type: ClassVar[str] = "address_group"
@@ -170,7 +170,7 @@ class AddressGroup(Object):
             check_cidr(cidr, f"address group {self.id}: addresses")
 
 
-class Host(Object):
+class Host(Object, frozen=True, kw_only=True):
     """A machine that carries ports. ``vteps``: its tunnel endpoint addresses, at most one per IP version."""
 
     type: ClassVar[str] = "host"

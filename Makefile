@@ -48,12 +48,12 @@ test-packet: deps bpf ## real programs, packet by packet (root)
 test-netns: deps bpf ## hosts in network namespaces with real traffic (root)
 test-neutron: deps bpf ## against a real Neutron server
 $(SUITES:%=test-%):
-	@$(if $(wildcard $(@:test-%=tests/%)/test_*.py), \
+	@$(if $(wildcard $(@:test-%=tests/%)/test_*.py $(@:test-%=tests/%)/*/test_*.py), \
 		echo "== $(@:test-%=%)"; $(PYTHON) -m pytest tests/$(@:test-%=%) -q -m 'not stock' $(ARGS), \
 		echo "== $(@:test-%=%): no tests here")
 
 test-stock: deps ## all of Neutron's own ML2 test classes with our driver (long)
-	@$(PYTHON) -m pytest tests/neutron -q -m stock --timeout 600 $(ARGS)
+	@$(PYTHON) -m pytest tests/neutron/stock -q --timeout 600 $(ARGS)
 
 check: deps $(ABI_OBJECT) ## format, lint, types, ABI, layers, unit tests; no root, under a minute
 	@$(STEP) "format (ruff)" $(BIN)/ruff format -q --check .

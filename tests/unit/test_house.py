@@ -1,0 +1,154 @@
+"""The rules of the house that a program can check."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STAGES = sorted(path.stem for path in (ROOT / "bpf/stages").glob("*.h"))
+FAMILIES = ("encap",)
+"""Stages of several files, ``encap_vxlan.h``: the name before the underscore counts."""
+
+NO_COMPILER = {
+    "account": "has no table that policy fills",
+    "admit": "reads hr_devices and hr_ports, which headrace/stages/port.py fills",
+    "track": "has no table that policy fills",
+}
+NO_PACKET_TEST: dict[str, str] = {}
+ONLY_COMPILER = {
+    "port": "fills the tables that every stage reads",
+    "tables": "the vocabulary of compilers: what a table's content is",
+    "policy": "numbers sets of groups for acl",
+}
+ONLY_PACKET_TEST = {
+    "fuzz": "malformed frames for all stages",
+    "load": "every program and knob through the verifier",
+    "replay": "the flow table, which is no stage",
+    "corpus": "every packet that ever broke us",
+    "epoch": "a walk and a writer at once",
+    "oracle": "the oracle by itself",
+}
+"""Names that stand alone, with the reason."""
+
+SOURCES = {".py", ".c", ".h", ".sh"}
+GENERATED = {Path("headrace/abi.py")}
+BANNED_NAMES = {"utils", "util", "common", "helper", "helpers", "manager", "managers"}
+MACHINE_PATH = re.compile(r"(^|[^\w.-])/(wo" + r"rk|fa" + r"rm|tmp/ba" + r"sh_jobs|root/\.\w+|home/\w+)/")
+
+
+def files() -> list[Path]:
+    """Every file of the project, tracked or about to be."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    return [Path(name) for name in names if name and (ROOT / name).is_file()]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The names of modules that a file imports anywhere."""
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
+def stage_of(name: str) -> str:
+    """``encap_vxlan`` -> ``encap``; other names are themselves."""
+    family = name.partition("_")[0]
+    return family if family in FAMILIES else name
+
+
+def stages_for(room: str, alone: dict[str, str]) -> list[str]:
+    """The stages that need a file in a room; none while nobody lives there."""
+    return sorted({stage_of(name) for name in STAGES} - alone.keys()) if (ROOT / room).exists() else []
+
+
+def headings() -> set[str]:
+    text = (ROOT / "docs/pipeline.md").read_text()
+    return set(re.findall(r"^## ([a-z_]+)$", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_has_its_heading(stage: str) -> None:
+    assert stage_of(stage) in headings(), f"docs/pipeline.md has no heading `## {stage_of(stage)}`"
+
+
+@pytest.mark.parametrize("stage", stages_for("headrace/stages", NO_COMPILER))
+def test_stage_has_its_compiler(stage: str) -> None:
+    assert (ROOT / f"headrace/stages/{stage}.py").exists()
+
+
+@pytest.mark.parametrize("stage", stages_for("tests/packet", NO_PACKET_TEST))
+def test_stage_has_its_packet_test(stage: str) -> None:
+    assert (ROOT / f"tests/packet/test_{stage}.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "prefix", "alone"),
+    [
+        ("headrace/stages/*.py", "", ONLY_COMPILER),
+        ("tests/packet/test_*.py", "test_", ONLY_PACKET_TEST),
+    ],
+)
+def test_no_name_without_its_stage(pattern: str, prefix: str, alone: dict[str, str]) -> None:
+    names = {path.stem.removeprefix(prefix) for path in ROOT.glob(pattern) if not path.stem.startswith("_")}
+    stages = {stage_of(name) for name in STAGES} | set(STAGES)
+    assert names - stages - alone.keys() == set(), f"{pattern}: name a file after its stage, or list it with a reason"
+
+
+def test_exceptions_are_needed() -> None:
+    for stage in NO_COMPILER:
+        assert not (ROOT / f"headrace/stages/{stage}.py").exists(), stage
+    for stage in NO_PACKET_TEST:
+        assert not (ROOT / f"tests/packet/test_{stage}.py").exists(), stage
+
+
+def test_files_stay_readable() -> None:
+    sizes = {
+        path: len((ROOT / path).read_text().splitlines())
+        for path in files()
+        if path.suffix in SOURCES and path not in GENERATED
+    }
+    assert {str(path): lines for path, lines in sizes.items() if lines > 800} == {}
+
+
+def test_only_the_plug_in_imports_neutron() -> None:
+    found = [
+        f"{path}: {name}"
+        for path in files()
+        if path.suffix == ".py" and path.parts[:2] not in {("headrace", "neutron"), ("tests", "neutron")}
+        for name in imports(path)
+        if re.match(r"(neutron|neutron_lib|oslo_\w+)(\.|$)", name)
+    ]
+    assert found == []
+
+
+def test_modules_are_named_for_what_they_are() -> None:
+    assert [str(path) for path in files() if path.stem in BANNED_NAMES or path.parent.name in BANNED_NAMES] == []
+
+
+def test_tests_wait_for_conditions_and_not_for_time() -> None:
+    found = [
+        str(path)
+        for path in files()
+        if path.parts[0] == "tests" and path.suffix == ".py" and path.name != Path(__file__).name
+        if re.search(r"\btime\.sleep\(", (ROOT / path).read_text())
+    ]
+    assert found == []
+
+
+def test_no_path_of_a_machine() -> None:
+    found = []
+    for path in files():
+        data = (ROOT / path).read_bytes()
+        if b"\0" in data:
+            continue
+        lines = enumerate(data.decode().splitlines(), 1)
+        found += [f"{path}:{number}" for number, line in lines if MACHINE_PATH.search(line)]
+    assert found == []

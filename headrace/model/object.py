@@ -181,9 +181,7 @@ class Host(Object, frozen=True, kw_only=True):
             check_address(address, f"host {self.id}: vteps")
 
 
-TYPES: dict[str, type[Object]] = {
-    cls.type: cls for cls in (Network, Subnet, SecurityGroup, AddressGroup, Host, Port)
-}
+TYPES: dict[str, type[Object]] = {cls.type: cls for cls in (Network, Subnet, SecurityGroup, AddressGroup, Host, Port)}
 """Every object type by name, in an order in which references point backwards."""
 
 

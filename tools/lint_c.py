@@ -1,6 +1,6 @@
 """C rules that no compiler knows: verdicts with reasons, and a licence on every file.
 
-A drop verdict may appear only in the function named ``drop`` (which takes a reason), in a comparison, or on a
+A drop verdict may appear only in the functions named ``hr_drop*`` (which take a reason), in a comparison, or on a
 line that says why: ``/* bare verdict: ... */``.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 VERDICT = re.compile(r"(?<![=!]= )\b(XDP_DROP|XDP_ABORTED|TC_ACT_SHOT)\b(?!\s*[=!]=)")
 EXCUSE = re.compile(r"/\* bare verdict: \w.*\*/")
 FUNCTION = re.compile(r"^(?!#)\w[^;={}]*\b(\w+)\([^;{]*\)\s*\{", re.MULTILINE)
-HELPERS = {"drop", "hr_drop"}
+HELPER = re.compile(r"hr_drop(_\w+)?")
 LICENCE = "SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)"
 
 
@@ -35,10 +35,10 @@ def findings(path: Path) -> list[str]:
         number = plain.count("\n", 0, match.start())
         before = plain[plain.rfind("\n", 0, match.start()) + 1 : match.start()]
         owners = [function[1] for function in FUNCTION.finditer(plain, 0, match.start())]
-        inside = bool(owners) and owners[-1] in HELPERS
+        inside = bool(owners) and HELPER.fullmatch(owners[-1]) is not None
         if inside or EXCUSE.search(lines[number]) or re.match(r"\s*case\s", before):
             continue
-        found.append(f"{path}:{number + 1}: bare {match[1]}; return drop(ctx, HR_REASON_...) so that it is counted")
+        found.append(f"{path}:{number + 1}: bare {match[1]}; return hr_drop(walk, HR_REASON_...), which counts it")
     return found
 
 

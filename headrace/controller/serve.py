@@ -1,0 +1,117 @@
+"""Runs the controller: in a process of its own, or inside a test's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+
+from headrace.config import load
+from headrace.controller.api import HEARTBEAT
+from headrace.controller.config import ControllerConfig
+from headrace.controller.identity import Authority, Files
+from headrace.controller.queue import QUEUE_OCTETS
+from headrace.controller.server import Api
+from headrace.controller.service import Service
+from headrace.errors import InvalidInput
+from headrace.log import set_up
+from headrace.store import open_engine
+
+EX_CONFIG = 78
+"""Exit status for what only an operator can mend (sysexits.h): systemd is told not to start again."""
+
+GRACE = 1.0
+"""Seconds for requests under way at the end."""
+
+log = logging.getLogger(__name__)
+
+
+class Running(msgspec.Struct, frozen=True):
+    """A controller that serves."""
+
+    url: str
+    service: Service
+
+
+@contextlib.asynccontextmanager
+async def running(
+    config: ControllerConfig, *, heartbeat: float = HEARTBEAT, queue_octets: int = QUEUE_OCTETS
+) -> AsyncIterator[Running]:
+    """Serve while inside. Raises a HeadraceError if it cannot start."""
+    context, authority = None, None
+    if config.tls:
+        context = Files.at(config.certificates, "controller").server_context()
+        if (Path(config.certificates) / "ca.key").exists():
+            authority = Authority.load(Path(config.certificates))
+    else:
+        log.warning("tls=false: whoever reaches %s may read and change everything", config.listen)
+    async with Service.running(open_engine(config.store)) as service:
+        api = Api(service, tls=config.tls, authority=authority, heartbeat=heartbeat, queue_octets=queue_octets)
+        runner = web.AppRunner(api.application(), access_log=None, shutdown_timeout=GRACE)
+        await runner.setup()
+        host, port = config.address
+        try:
+            site = web.TCPSite(runner, host, port, ssl_context=context, reuse_address=True)
+            try:
+                await site.start()
+            except OSError as error:
+                raise InvalidInput(f"listen {config.listen}: {error.strerror}") from None
+            scheme = "https" if config.tls else "http"
+            yield Running(f"{scheme}://{reached_by(host)}:{bound_port(runner)}", service)
+        finally:
+            await runner.cleanup()
+
+
+async def serve(config: ControllerConfig) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(config) as controller:
+        log.info(
+            "serving url=%s store=%s epoch=%s revision=%d",
+            controller.url,
+            config.store,
+            controller.service.engine.epoch,
+            controller.service.hub.revision,
+        )
+        print(f"headrace controller: serving {controller.url}", flush=True)  # noqa: T201 - for who started it by hand
+        notify("READY=1")
+        await stop.wait()
+        notify("STOPPING=1")
+
+
+def main(path: str) -> None:
+    """The process: a configuration file in, a service until a signal."""
+    config = load(path, ControllerConfig)
+    set_up(config.log)
+    asyncio.run(serve(config))
+
+
+def reached_by(host: str) -> str:
+    """A bound address as it stands in a URL; a wildcard is reached by loopback."""
+    host = {"::": "::1", "0.0.0.0": "127.0.0.1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
+
+
+def bound_port(runner: web.AppRunner) -> int:
+    """The TCP port that was taken."""
+    return int(runner.addresses[0][1])
+
+
+def notify(state: str) -> None:
+    """Tell systemd (sd_notify(3)), if it asked to be told."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        sock.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)

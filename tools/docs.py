@@ -73,7 +73,7 @@ def write_pages(*, check: bool) -> list[str]:
 
 def broken_links() -> list[str]:
     """Links to files or headings that do not exist."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
+    command = ["git", "-c", "safe.directory=*", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
     names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     found = []
     for path in (ROOT / name for name in names if (ROOT / name).exists()):

@@ -44,7 +44,7 @@ MACHINE_PATH = re.compile(r"(^|[^\w.-])/(wo" + r"rk|fa" + r"rm|tmp/ba" + r"sh_jo
 
 def files() -> list[Path]:
     """Every file of the project, tracked or about to be."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    command = ["git", "-c", "safe.directory=*", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
     return [Path(name) for name in names if name and (ROOT / name).is_file()]
 

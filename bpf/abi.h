@@ -61,7 +61,6 @@ enum hr_reason {
 	HR_REASON_FROM_HOST, /* the host's own stack tried to reach a port */
 	HR_REASON_ANSWERED, /* not dropped: the datapath answered it itself (ARP, ND) */
 	HR_REASON_FLOODED, /* not dropped: copied to every place of the segment */
-	HR_REASON_REVERSE_SEGMENT, /* a VTEP used a segment that none of its ports is on */
 };
 
 /* How a packet entered, in the top four bits of hr_flow_key.where; the rest is the port index or the wire's id. */
@@ -70,6 +69,7 @@ enum hr_where {
 	HR_WHERE_VXLAN, /* by tunnel: the VNI */
 };
 #define HR_WHERE_SHIFT 28
+#define HR_WHERE_NONE 0xffffffff
 
 /* A segment, by the same encoding as hr_flow_key.where: kind << 28 | wire id. */
 
@@ -90,9 +90,11 @@ enum hr_flow_flag {
 	HR_FLOW_XDP = 8, /* out is a port behind XDP: the uplink's XDP program may deliver it itself */
 };
 
-/* The decision about packets of one key. Written by the walk under seq, read by every replay. */
+/* The decision about packets of one key. Only ever written whole, by bpf_map_update_elem. The kernel reuses elements under a
+ * reader's feet, so a reader takes `last`, copies, takes `first`: unless both are equal the copy may be torn, and is a miss.
+ */
 struct hr_flow {
-	__u32 seq; /* odd while being written; a reader that sees it change takes the packet to the walk */
+	__u32 first; /* unique to one writing */
 	__u32 flags; /* enum hr_flow_flag */
 	__u64 conn_id; /* must equal hr_conn.id, else the entry is a miss */
 	__u32 conn; /* index in hr_conns */
@@ -100,11 +102,13 @@ struct hr_flow {
 	__u32 from_epoch;
 	__u32 to_index;
 	__u32 to_epoch;
-	__u32 out;
+	__u32 out; /* local port index, or adjacency with HR_FLOW_TUNNEL */
 	__u8 eth_dst[6]; /* the frame decided on had these addresses; another frame is a miss */
 	__u8 eth_src[6];
 	__u8 outer_saddr[16]; /* by tunnel: the VTEP it came from; else zero */
-	__u32 pad;
+	__u32 mtu; /* longest IP packet this action may carry, octets; 0: not judged here */
+	__u32 vni; /* with HR_FLOW_TUNNEL */
+	__u32 last; /* equals first */
 };
 
 /* State of a connection. TCP follows RFC 9293; the rest use NEW until a reply, then ASSURED. */
@@ -153,7 +157,7 @@ struct hr_conn {
 	__u8 flags; /* enum hr_conn_flag */
 	__u16 port; /* local port index whose quota it counts against */
 	struct hr_conn_counter counter[2]; /* original, reply */
-	struct hr_flow_key key[2]; /* original, reply; the second's proto 0: none */
+	struct hr_flow_key key[2]; /* original, reply; the second's where may be HR_WHERE_NONE */
 	__u64 created; /* CLOCK_MONOTONIC_COARSE, ns */
 	struct hr_conn_rule rule[2]; /* original, reply */
 };
@@ -194,6 +198,12 @@ struct hr_source_key {
 enum hr_source {
 	HR_SOURCE_ADDRESS = 1, /* may send from it */
 	HR_SOURCE_UNSPECIFIED = 2, /* 0.0.0.0 or :: only to get an address (DHCP, DAD) */
+};
+
+/* forward: MACs that no object names (address pairs', those behind ports without port security). */
+struct hr_learnt {
+	__u32 endpoint; /* local port index, or the VTEP's endpoint index */
+	__u32 vtep; /* 0: here */
 };
 
 /* respond: who has an address of a segment. Fixed addresses only. */

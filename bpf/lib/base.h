@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* What every program includes: kernel types, helpers, byte order, and small words. */
+#ifndef HR_LIB_BASE_H
+#define HR_LIB_BASE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <linux/bpf.h>
+#include <linux/if_arp.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+
+#define NSEC_PER_MSEC 1000000ULL
+
+#define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
+#define WRITE_ONCE(x, v) (*(volatile typeof(x) *)&(x) = (v))
+
+/* Keep clang from reordering or merging accesses; x86 keeps the order of loads and of stores itself. */
+#define barrier() asm volatile("" ::: "memory")
+
+/* Tell the verifier (and clang, which must not undo it) that x is below a power of two. */
+#define HR_BOUND(x, power) asm volatile("%0 &= %1" : "+r"(x) : "i"((power) - 1))
+
+static __always_inline bool hr_mac_equal(const __u8 *a, const __u8 *b)
+{
+	return *(const __u32 *)a == *(const __u32 *)b && *(const __u16 *)(a + 4) == *(const __u16 *)(b + 4);
+}
+
+static __always_inline bool hr_addr_equal(const void *a, const void *b)
+{
+	const __u32 *x = a, *y = b;
+
+	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3];
+}
+
+/* An IPv4 address as ::ffff:a.b.c.d */
+static __always_inline void hr_addr_from_v4(void *to, __be32 addr)
+{
+	__u32 *words = to;
+
+	words[0] = 0;
+	words[1] = 0;
+	words[2] = bpf_htonl(0xffff);
+	words[3] = addr;
+}
+
+static __always_inline __be32 hr_addr_v4(const void *addr)
+{
+	return ((const __u32 *)addr)[3];
+}
+
+static __always_inline bool hr_addr_is_v4(const void *addr)
+{
+	const __u32 *words = addr;
+
+	return !words[0] && !words[1] && words[2] == bpf_htonl(0xffff);
+}
+
+#endif

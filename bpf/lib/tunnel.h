@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Outer headers on and off an skb, super-packets kept whole. */
+#ifndef HR_LIB_TUNNEL_H
+#define HR_LIB_TUNNEL_H
+
+#include "stages/encap_vxlan.h"
+
+#define HR_ENCAP4                                                                                                      \
+	(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |                       \
+	 BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH)
+#define HR_ENCAP6                                                                                                      \
+	(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |                       \
+	 BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH)
+
+static __always_inline bool hr_adjacency_is_v4(const struct hr_adjacency *adjacency)
+{
+	return hr_addr_is_v4(adjacency->daddr);
+}
+
+/* Room for `room` octets of outer headers in front of the frame. The ENCAP flags, which keep super-packets whole, want an
+ * IP packet; other frames, which are never super-packets, are pushed plainly.
+ */
+static __always_inline long hr_push(struct __sk_buff *skb, bool ip, __u32 room, __u64 flags)
+{
+	__u8 inner[ETH_HLEN];
+	long error;
+
+	if (!ip)
+		return bpf_skb_change_head(skb, room, 0);
+	if (bpf_skb_load_bytes(skb, 0, inner, sizeof(inner)))
+		return -1;
+	error = bpf_skb_adjust_room(skb, room, BPF_ADJ_ROOM_MAC, flags);
+	if (error)
+		return error;
+	return bpf_skb_store_bytes(skb, room, inner, sizeof(inner), 0);
+}
+
+static __always_inline long hr_vxlan_write(struct __sk_buff *skb, const struct hr_adjacency *adjacency, __u32 vni,
+					   __u32 hash, __u8 tos)
+{
+	if (hr_adjacency_is_v4(adjacency)) {
+		struct hr_vxlan4 outer;
+
+		hr_vxlan4_fill(&outer, adjacency, vni, hash, tos, skb->len - HR_VXLAN4_LENGTH);
+		return bpf_skb_store_bytes(skb, 0, &outer.eth, HR_VXLAN4_LENGTH, 0);
+	} else {
+		struct hr_vxlan6 outer;
+
+		hr_vxlan6_fill(&outer, adjacency, vni, hash, tos, skb->len - HR_VXLAN6_LENGTH);
+		return bpf_skb_store_bytes(skb, 0, &outer.eth, HR_VXLAN6_LENGTH, 0);
+	}
+}
+
+static __always_inline long hr_vxlan_push(struct __sk_buff *skb, const struct hr_adjacency *adjacency,
+					  const struct hr_packet *packet, __u32 vni, __u32 hash)
+{
+	bool ip = packet->kind == HR_KIND_IPV4 || packet->kind == HR_KIND_IPV6;
+	long error;
+
+	if (hr_adjacency_is_v4(adjacency))
+		error = hr_push(skb, ip, HR_VXLAN4_LENGTH, HR_ENCAP4);
+	else
+		error = hr_push(skb, ip, HR_VXLAN6_LENGTH, HR_ENCAP6);
+	return error ?: hr_vxlan_write(skb, adjacency, vni, hash, hr_outer_tos(packet));
+}
+
+/* Take `room` octets of outer headers off. What remains after the outer Ethernet header must be as long as the outer
+ * protocol's header (net/core/filter.c, bpf_skb_adjust_room), so a short frame is lengthened first and cut after.
+ */
+static __always_inline long hr_pop(struct __sk_buff *skb, __u32 room)
+{
+	__u32 length = skb->len - room;
+	__u8 inner[ETH_HLEN];
+	long error;
+
+	if (bpf_skb_load_bytes(skb, room, inner, sizeof(inner)))
+		return -1;
+	if (length < ETH_HLEN + sizeof(struct ipv6hdr)) {
+		error = bpf_skb_change_tail(skb, skb->len + sizeof(struct ipv6hdr), 0);
+		if (error)
+			return error;
+	}
+	error = bpf_skb_adjust_room(skb, -(__s32)room, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO);
+	if (error)
+		return error;
+	if (skb->len > length) {
+		error = bpf_skb_change_tail(skb, length, 0);
+		if (error)
+			return error;
+	}
+	return bpf_skb_store_bytes(skb, 0, inner, sizeof(inner), 0);
+}
+
+#endif

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Replay: one lookup, and the decision of the first packet is carried out again - or the packet takes the walk.
+ *
+ * Whatever a walk would have judged about this very packet, and the key does not say, is compared here: the frame's
+ * MACs, the VTEP it came from, its length, the epochs of both sides, the connection being alive and not reopened.
+ */
+#ifndef HR_REPLAY_H
+#define HR_REPLAY_H
+
+#include "lib/connection.h"
+#include "stages/account.h"
+
+struct hr_replay {
+	struct hr_flow flow; /* a copy: the entry may be rewritten while we act on it */
+	struct hr_conn *conn;
+};
+
+/* `length`: of the longest IP packet in it; `outer_saddr`: NULL from a port. True: act on replay->flow. */
+static __always_inline bool hr_replay(const struct hr_packet *packet, __u32 length, const __u8 *outer_saddr,
+				      struct hr_replay *replay, __u64 now)
+{
+	struct hr_flow *flow = bpf_map_lookup_elem(&hr_flows, &packet->key);
+	struct hr_conn *conn;
+	__u32 last;
+	bool reply;
+
+	if (!flow)
+		return false;
+	last = READ_ONCE(flow->last);
+	barrier();
+	__builtin_memcpy(&replay->flow, flow, sizeof(*flow));
+	barrier();
+	if (READ_ONCE(flow->first) != last)
+		return false;
+	if (!(replay->flow.flags & HR_FLOW_DECIDED) || !hr_mac_equal(packet->eth_dst, replay->flow.eth_dst) ||
+	    !hr_mac_equal(packet->eth_src, replay->flow.eth_src))
+		return false;
+	if (replay->flow.mtu && length > replay->flow.mtu)
+		return false;
+	if (outer_saddr && !hr_addr_equal(outer_saddr, replay->flow.outer_saddr))
+		return false;
+	if (hr_epoch(replay->flow.from_index) != replay->flow.from_epoch ||
+	    hr_epoch(replay->flow.to_index) != replay->flow.to_epoch)
+		return false;
+	conn = bpf_map_lookup_elem(&hr_conns, &replay->flow.conn);
+	if (!conn || READ_ONCE(conn->id) != replay->flow.conn_id || hr_expired(conn, now, 0))
+		return false;
+	if (packet->key.proto == IPPROTO_TCP && hr_tcp_reopens(conn->state, packet->tcp_flags))
+		return false;
+	reply = replay->flow.flags & HR_FLOW_REPLY;
+	hr_advance(conn, packet, reply);
+	replay->conn = conn;
+	return true;
+}
+
+static __always_inline void hr_replay_count(struct hr_replay *replay, struct hr_weight weight, __u64 now)
+{
+	hr_count_connection(&replay->conn->counter[replay->flow.flags & HR_FLOW_REPLY ? 1 : 0], weight, now);
+}
+
+#endif

@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* decide: compose what the stages found into one decision, keep it with its connection, and carry it out. */
+#ifndef HR_STAGES_DECIDE_H
+#define HR_STAGES_DECIDE_H
+
+#include "lib/tunnel.h"
+#include "stages/track.h"
+
+#define HR_EEXIST (-17)
+#define HR_LOOPBACK 1 /* the FIB is asked as for a packet of the host's own; `lo` has forwarding on for that */
+#define HR_AF_INET 2
+#define HR_AF_INET6 10
+
+/* Ask the kernel for the next hop of a path, and write it if it is news. Done in every walk, so that a moved next hop heals
+ * without the agent. HR_REASON_NO_NEIGHBOUR: routed, but nobody resolved the next hop yet; adjacency->ifindex is right.
+ */
+static __always_inline int hr_next_hop(struct __sk_buff *skb, __u32 index, __u32 hash, struct hr_adjacency *copy)
+{
+	struct hr_adjacency *adjacency = bpf_map_lookup_elem(&hr_adjacencies, &index);
+	struct bpf_fib_lookup fib = { .l4_protocol = IPPROTO_UDP, .ifindex = HR_LOOPBACK };
+	long error;
+
+	if (!adjacency || adjacency->state == HR_ADJACENCY_EMPTY)
+		return HR_REASON_NO_ROUTE;
+	*copy = *adjacency;
+	fib.sport = hr_entropy(hash);
+	fib.dport = copy->port;
+	if (hr_adjacency_is_v4(copy)) {
+		fib.family = HR_AF_INET;
+		fib.ipv4_src = hr_addr_v4(copy->saddr);
+		fib.ipv4_dst = hr_addr_v4(copy->daddr);
+	} else {
+		fib.family = HR_AF_INET6;
+		__builtin_memcpy(fib.ipv6_src, copy->saddr, 32);
+	}
+	error = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	copy->ifindex = fib.ifindex;
+	if (error == BPF_FIB_LKUP_RET_NO_NEIGH)
+		return HR_REASON_NO_NEIGHBOUR;
+	if (error)
+		return HR_REASON_NO_ROUTE;
+	__builtin_memcpy(copy->eth_dst, fib.dmac, 6);
+	__builtin_memcpy(copy->eth_src, fib.smac, 6);
+	copy->state = HR_ADJACENCY_RESOLVED;
+	if (adjacency->state == HR_ADJACENCY_RESOLVED && adjacency->ifindex == copy->ifindex &&
+	    hr_mac_equal(adjacency->eth_dst, copy->eth_dst) && hr_mac_equal(adjacency->eth_src, copy->eth_src))
+		return HR_REASON_NONE;
+	WRITE_ONCE(adjacency->state, HR_ADJACENCY_UNRESOLVED);
+	barrier();
+	adjacency->ifindex = copy->ifindex;
+	__builtin_memcpy(adjacency->eth_dst, copy->eth_dst, 12);
+	barrier();
+	WRITE_ONCE(adjacency->state, HR_ADJACENCY_RESOLVED);
+	return HR_REASON_NONE;
+}
+
+static __always_inline void hr_decision(const struct hr_walk *walk, __u32 out, struct hr_flow *flow)
+{
+	__u32 version = hr_conn_new_id();
+
+	__builtin_memset(flow, 0, sizeof(*flow));
+	flow->first = version;
+	flow->flags = HR_FLOW_DECIDED | (walk->to_vtep ? HR_FLOW_TUNNEL : 0) |
+		      (walk->flags & HR_WALK_REPLY ? HR_FLOW_REPLY : 0);
+	flow->from_index = walk->from_index;
+	flow->from_epoch = walk->from_epoch;
+	flow->to_index = walk->to_index;
+	flow->to_epoch = walk->to_epoch;
+	flow->out = out;
+	__builtin_memcpy(flow->eth_dst, walk->packet.eth_dst, 12);
+	__builtin_memcpy(flow->outer_saddr, walk->outer_saddr, 16);
+	flow->mtu = walk->mtu;
+	flow->vni = walk->segment & ((1U << HR_WHERE_SHIFT) - 1);
+	flow->last = version;
+}
+
+/* A known connection: write the decision for this packet's key. */
+static __always_inline int hr_redecide(struct hr_walk *walk, struct hr_flow *flow)
+{
+	struct hr_conn *conn = bpf_map_lookup_elem(&hr_conns, &walk->conn);
+	bool reply = walk->flags & HR_WALK_REPLY;
+	__u64 now = bpf_ktime_get_coarse_ns();
+
+	if (!conn || READ_ONCE(conn->id) != walk->conn_id)
+		return HR_REASON_BUSY;
+	hr_advance(conn, &walk->packet, reply);
+	hr_count_connection(&conn->counter[reply], walk->weight, now);
+	conn->rule[reply] = walk->rule;
+	flow->conn = walk->conn;
+	flow->conn_id = walk->conn_id;
+	if (!walk->packet.fragment)
+		bpf_map_update_elem(&hr_flows, &walk->packet.key, flow, BPF_EXIST);
+	return HR_REASON_NONE;
+}
+
+static __always_inline bool hr_key_before(const struct hr_flow_key *a, const struct hr_flow_key *b)
+{
+	const __u32 *x = (const __u32 *)a, *y = (const __u32 *)b;
+	int i;
+
+#pragma unroll
+	for (i = 0; i < sizeof(*a) / 4; i++)
+		if (x[i] != y[i])
+			return x[i] < y[i];
+	return false;
+}
+
+/* A key in the way that belongs to a stateless decision gives way. */
+static __always_inline long hr_insert(const struct hr_flow_key *key, const struct hr_flow *flow)
+{
+	long error = bpf_map_update_elem(&hr_flows, key, flow, BPF_NOEXIST);
+	struct hr_flow *taken;
+	struct hr_conn *conn;
+	__u32 index;
+
+	if (error != HR_EEXIST)
+		return error;
+	taken = bpf_map_lookup_elem(&hr_flows, key);
+	if (!taken)
+		return error;
+	index = taken->conn;
+	conn = bpf_map_lookup_elem(&hr_conns, &index);
+	if (!conn || conn->state != HR_STATE_STATELESS || !hr_retire(index, taken->conn_id))
+		return error;
+	return bpf_map_update_elem(&hr_flows, key, flow, BPF_NOEXIST);
+}
+
+static __always_inline __u8 hr_first_state(const struct hr_walk *walk)
+{
+	if (!(walk->flags & (HR_WALK_TRACK_FROM | HR_WALK_TRACK_TO)))
+		return HR_STATE_STATELESS;
+	if (walk->packet.key.proto != IPPROTO_TCP)
+		return HR_STATE_NEW;
+	return walk->packet.tcp_flags & HR_TCP_SYN ? HR_STATE_SYN_SENT : HR_STATE_ESTABLISHED;
+}
+
+/* False: the port has as many connections as it may. */
+static __always_inline bool hr_quota_take(__u32 port)
+{
+	__u64 *count = bpf_map_lookup_elem(&hr_conn_counts, &port);
+	__u32 zero = 0;
+	struct hr_config *config = bpf_map_lookup_elem(&hr_configs, &zero);
+
+	if (!count || !config)
+		return false;
+	if (config->quota && READ_ONCE(*count) >= config->quota)
+		return false;
+	__sync_fetch_and_add(count, 1);
+	return true;
+}
+
+static __always_inline void hr_conn_fill(struct hr_conn *conn, const struct hr_walk *walk, __u32 port, __u64 id)
+{
+	__u64 now = bpf_ktime_get_coarse_ns();
+
+	conn->state = hr_first_state(walk);
+	conn->timeout = hr_timeout(conn->state, walk->packet.key.proto);
+	conn->flags = (walk->flags & HR_WALK_TRACK_FROM ? HR_CONN_STATEFUL_FROM : 0) |
+		      (walk->flags & HR_WALK_TRACK_TO ? HR_CONN_STATEFUL_TO : 0) |
+		      (conn->state == HR_STATE_ESTABLISHED ? HR_CONN_ADOPTED : 0);
+	conn->port = port;
+	__builtin_memset(conn->counter, 0, sizeof(conn->counter));
+	conn->counter[0].packets = walk->weight.packets;
+	conn->counter[0].octets = walk->weight.octets;
+	conn->counter[0].seen = now;
+	conn->key[0] = walk->packet.key;
+	if (conn->state != HR_STATE_STATELESS && hr_key_reply(&conn->key[0], &conn->key[1]))
+		conn->key[1].where = walk->to_port ? walk->to_port : walk->segment;
+	else
+		conn->key[1].where = HR_WHERE_NONE;
+	conn->created = now;
+	__builtin_memset(conn->rule, 0, sizeof(conn->rule));
+	conn->rule[0] = walk->rule;
+	hr_advance(conn, &walk->packet, false);
+	barrier();
+	WRITE_ONCE(conn->id, id);
+}
+
+/* A new connection with both its keys, the smaller first: of two walks that race, one wins both. The loser's packet, which
+ * the rules allow, goes on without an entry.
+ */
+static __always_inline int hr_connect(struct hr_walk *walk, struct hr_flow *flow)
+{
+	__u32 port = walk->from_port ? walk->from_port : walk->to_port;
+	__u64 id = hr_conn_new_id(), *count;
+	struct hr_flow answer = {};
+	struct hr_conn *conn;
+	bool answered, first;
+	__s64 free;
+	__u32 index;
+	long error;
+
+	if (!hr_quota_take(port))
+		return HR_REASON_QUOTA;
+	free = hr_conn_index();
+	index = free;
+	conn = free < 0 ? NULL : bpf_map_lookup_elem(&hr_conns, &index);
+	if (!conn) {
+		error = HR_REASON_TABLE_FULL;
+		goto give_back_quota;
+	}
+	hr_conn_fill(conn, walk, port, id);
+	flow->conn = answer.conn = index;
+	flow->conn_id = answer.conn_id = id;
+	answer.first = answer.last = flow->first;
+	answer.flags = HR_FLOW_REPLY;
+	if (walk->packet.fragment)
+		flow->flags &= ~HR_FLOW_DECIDED;
+	answered = conn->key[1].where != HR_WHERE_NONE;
+	first = !answered || hr_key_before(&conn->key[0], &conn->key[1]);
+	error = first ? hr_insert(&conn->key[0], flow) : hr_insert(&conn->key[1], &answer);
+	if (error)
+		goto give_back_index;
+	if (answered)
+		error = first ? hr_insert(&conn->key[1], &answer) : hr_insert(&conn->key[0], flow);
+	if (!error)
+		return HR_REASON_NONE;
+	if (first)
+		bpf_map_delete_elem(&hr_flows, &conn->key[0]);
+	else
+		bpf_map_delete_elem(&hr_flows, &conn->key[1]);
+give_back_index:
+	WRITE_ONCE(conn->id, 0);
+	bpf_map_push_elem(&hr_conn_free, &index, BPF_ANY);
+	error = error == HR_EEXIST ? HR_REASON_NONE : HR_REASON_TABLE_FULL;
+give_back_quota:
+	count = bpf_map_lookup_elem(&hr_conn_counts, &port);
+	if (count)
+		__sync_fetch_and_add(count, -1);
+	return error;
+}
+
+static __always_inline int hr_send_tunnel(struct __sk_buff *skb, struct hr_walk *walk, struct hr_adjacency *adjacency,
+					  __u32 hash, int hop)
+{
+	__u32 vni = walk->segment & ((1U << HR_WHERE_SHIFT) - 1);
+
+	if (hr_vxlan_push(skb, adjacency, &walk->packet, vni, hash))
+		return hr_drop(walk, HR_REASON_INTERNAL);
+	hr_conclude(HR_REASON_NONE, TC_ACT_REDIRECT, adjacency->ifindex, &walk->packet.key, &walk->rule);
+	if (hop == HR_REASON_NO_NEIGHBOUR) /* the kernel asks for the neighbour and keeps the packet until it answers */
+		return bpf_redirect_neigh(adjacency->ifindex, NULL, 0, 0);
+	return bpf_redirect(adjacency->ifindex, 0);
+}
+
+static __always_inline int hr_decide(struct __sk_buff *skb, struct hr_walk *walk)
+{
+	__u32 hash = hr_hash(&walk->packet.key), out = walk->to_port;
+	struct hr_adjacency adjacency;
+	struct hr_port *port;
+	struct hr_flow flow;
+	int hop = HR_REASON_NONE, reason;
+
+	if (walk->to_vtep) {
+		out = hr_path(walk->to_vtep, hash);
+		hop = hr_next_hop(skb, out, hash, &adjacency);
+		if (hop == HR_REASON_NO_ROUTE)
+			return hr_drop(walk, hop);
+	}
+	if (!(walk->flags & HR_WALK_UNTRACKED)) {
+		hr_decision(walk, out, &flow);
+		reason = walk->flags & HR_WALK_FOUND ? hr_redecide(walk, &flow) : hr_connect(walk, &flow);
+		if (reason)
+			return hr_drop(walk, reason);
+	}
+	if (walk->from_port)
+		hr_count_from_port(walk->from_port, walk->weight);
+	if (walk->to_vtep)
+		return hr_send_tunnel(skb, walk, &adjacency, hash, hop);
+	port = bpf_map_lookup_elem(&hr_ports, &walk->to_port);
+	if (!port)
+		return hr_drop(walk, HR_REASON_INTERNAL);
+	hr_count_to_port(walk->to_port, walk->weight);
+	hr_conclude(HR_REASON_NONE, TC_ACT_REDIRECT, port->ifindex, &walk->packet.key, &walk->rule);
+	return hr_deliver(skb, port);
+}
+
+#endif

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* flood: broadcast and multicast to every place of the segment (head-end replication). docs/pipeline.md, "forward". */
+#ifndef HR_STAGES_FLOOD_H
+#define HR_STAGES_FLOOD_H
+
+#include "stages/acl.h"
+#include "stages/decide.h"
+
+#define HR_FLOOD_SLOTS 65536
+
+struct hr_flooding {
+	struct __sk_buff *skb;
+	struct hr_walk *walk;
+	__u32 hash;
+	__u32 pushed; /* outer headers are on */
+};
+
+static __always_inline struct hr_flood *hr_flood_slot(const struct hr_walk *walk, __u32 slot)
+{
+	struct hr_flood_key key = { .segment = walk->segment, .slot = slot };
+
+	return bpf_map_lookup_elem(&hr_floods, &key);
+}
+
+/* One local receiver; the to side is judged for each. */
+static long hr_flood_port(__u32 slot, struct hr_flooding *flooding)
+{
+	struct hr_walk *walk = flooding->walk;
+	struct hr_flood *place = hr_flood_slot(walk, slot);
+	struct hr_port *port;
+	__u32 index;
+	int reason;
+
+	if (!place)
+		return 1;
+	index = place->port;
+	if (!index || index == walk->from_port)
+		return 0;
+	port = bpf_map_lookup_elem(&hr_ports, &index);
+	if (!port)
+		return 0;
+	reason = port->flags & HR_PORT_UP ? hr_acl(walk, port, HR_TO_PORT, &walk->rule.to_side) : HR_REASON_PORT_DOWN;
+	if (reason) {
+		hr_count_reason(index, reason);
+		return 0;
+	}
+	flooding->skb->mark = HR_MARK;
+	if (!bpf_clone_redirect(flooding->skb, port->ifindex, 0))
+		hr_count_to_port(index, walk->weight);
+	return 0;
+}
+
+static long hr_flood_vtep(__u32 slot, struct hr_flooding *flooding)
+{
+	struct hr_walk *walk = flooding->walk;
+	struct hr_flood *place = hr_flood_slot(walk, slot);
+	__u32 vni = walk->segment & ((1U << HR_WHERE_SHIFT) - 1);
+	struct hr_adjacency adjacency;
+	int hop;
+
+	if (!place)
+		return 1;
+	if (!place->vtep)
+		return 0;
+	hop = hr_next_hop(flooding->skb, hr_path(place->vtep, flooding->hash), flooding->hash, &adjacency);
+	if (hop) {
+		hr_count_reason(walk->from_port, hop);
+		return 0;
+	}
+	if (flooding->pushed)
+		hop = hr_vxlan_write(flooding->skb, &adjacency, vni, flooding->hash, hr_outer_tos(&walk->packet));
+	else
+		hop = hr_vxlan_push(flooding->skb, &adjacency, &walk->packet, vni, flooding->hash);
+	if (hop) {
+		hr_count_reason(walk->from_port, HR_REASON_INTERNAL);
+		return 1;
+	}
+	flooding->pushed = 1;
+	bpf_clone_redirect(flooding->skb, adjacency.ifindex, 0);
+	return 0;
+}
+
+static __always_inline int hr_flood(struct __sk_buff *skb, struct hr_walk *walk)
+{
+	struct hr_flooding flooding = { .skb = skb, .walk = walk, .hash = hr_hash(&walk->packet.key) };
+
+	bpf_loop(HR_FLOOD_SLOTS, hr_flood_port, &flooding, 0);
+	if (!(walk->flags & HR_WALK_TUNNEL)) {
+		hr_count_from_port(walk->from_port, walk->weight);
+		skb->mark = 0;
+		bpf_loop(HR_FLOOD_SLOTS, hr_flood_vtep, &flooding, 0);
+	}
+	hr_conclude(HR_REASON_FLOODED, TC_ACT_SHOT, 0, &walk->packet.key, &walk->rule);
+	return hr_consume(walk->from_port, HR_REASON_FLOODED);
+}
+
+#endif

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* forward: where the destination is; learning what no object names. docs/pipeline.md, "forward".
+ *
+ * Epoch order: an index is found first, its epoch read next, and only then the tables that the decision stands on. So both
+ * sides are resolved (hr_resolve) before any stage, and forward looks the destination up again.
+ */
+#ifndef HR_STAGES_FORWARD_H
+#define HR_STAGES_FORWARD_H
+
+#include "walk.h"
+
+struct hr_place {
+	__u32 endpoint;
+	__u32 vtep; /* 0: here */
+};
+
+static __always_inline bool hr_locate(__u32 segment, const __u8 *mac, struct hr_place *place)
+{
+	struct hr_fdb_key key = { .segment = segment };
+	struct hr_learnt *learnt;
+	struct hr_fdb *fdb;
+
+	__builtin_memcpy(key.mac, mac, 6);
+	fdb = bpf_map_lookup_elem(&hr_fdbs, &key);
+	if (fdb) {
+		place->endpoint = fdb->endpoint;
+		place->vtep = fdb->vtep;
+		return true;
+	}
+	learnt = bpf_map_lookup_elem(&hr_learnt, &key);
+	if (!learnt)
+		return false;
+	place->endpoint = learnt->endpoint;
+	place->vtep = learnt->vtep;
+	return true;
+}
+
+/* A MAC that no port owns was seen behind a local port (vtep 0) or a VTEP. A move re-decides what went to the old place. */
+static __always_inline void hr_learn(struct hr_walk *walk, __u32 endpoint, __u32 vtep)
+{
+	struct hr_learnt now = { .endpoint = endpoint, .vtep = vtep }, *before;
+	struct hr_fdb_key key = { .segment = walk->segment };
+	__u32 old = 0;
+
+	__builtin_memcpy(key.mac, walk->packet.eth_src, 6);
+	if (bpf_map_lookup_elem(&hr_fdbs, &key))
+		return;
+	before = bpf_map_lookup_elem(&hr_learnt, &key);
+	if (before) {
+		old = before->endpoint;
+		if (old == endpoint && before->vtep == vtep)
+			return;
+	}
+	bpf_map_update_elem(&hr_learnt, &key, &now, BPF_ANY);
+	if (before)
+		hr_epoch_raise(old);
+}
+
+/* Find both sides' indices and read their epochs, before any table that the decision stands on. */
+static __always_inline void hr_resolve(struct hr_walk *walk, __u32 vtep_endpoint)
+{
+	struct hr_place place = {};
+
+	walk->from_index = walk->from_port;
+	if (!walk->from_port)
+		walk->from_index = hr_locate(walk->segment, walk->packet.eth_src, &place) ? place.endpoint :
+											     vtep_endpoint;
+	walk->from_epoch = hr_epoch(walk->from_index);
+	if (walk->packet.eth_dst[0] & 1 || !hr_locate(walk->segment, walk->packet.eth_dst, &place))
+		return;
+	walk->to_index = place.endpoint;
+	walk->to_port = place.vtep ? 0 : place.endpoint;
+	walk->to_vtep = place.vtep;
+	walk->to_epoch = hr_epoch(walk->to_index);
+}
+
+static __always_inline int hr_forward(struct hr_walk *walk)
+{
+	struct hr_place place = {};
+	struct hr_port *port;
+
+	if (!hr_locate(walk->segment, walk->packet.eth_dst, &place))
+		return HR_REASON_UNKNOWN_MAC;
+	if (place.endpoint != walk->to_index || place.vtep != walk->to_vtep)
+		return HR_REASON_BUSY; /* it moved under our feet; the sender will try again */
+	if (place.vtep)
+		return walk->flags & HR_WALK_TUNNEL ? HR_REASON_TUNNEL_LOOP : HR_REASON_NONE;
+	port = bpf_map_lookup_elem(&hr_ports, &walk->to_port);
+	if (!port || !(port->flags & HR_PORT_UP))
+		return HR_REASON_PORT_DOWN;
+	if (walk->to_port == walk->from_port)
+		return HR_REASON_HAIRPIN;
+	return HR_REASON_NONE;
+}
+
+#endif

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* respond: answer ARP and ND for the fixed addresses of a segment. docs/pipeline.md, "respond". */
+#ifndef HR_STAGES_RESPOND_H
+#define HR_STAGES_RESPOND_H
+
+#include "stages/anti_spoof.h"
+
+/* The neighbour that has the address, unless it is the asker itself. */
+static __always_inline struct hr_neighbour *hr_neighbour_of(struct hr_walk *walk, const void *addr)
+{
+	struct hr_neighbour_key key = { .segment = walk->segment };
+	struct hr_neighbour *neighbour;
+
+	__builtin_memcpy(key.addr, addr, 16);
+	neighbour = bpf_map_lookup_elem(&hr_neighbours, &key);
+	if (neighbour && hr_mac_equal(neighbour->mac, walk->packet.eth_src))
+		return NULL;
+	return neighbour;
+}
+
+static __always_inline bool hr_respond_arp(struct __sk_buff *skb, struct hr_walk *walk)
+{
+	struct hr_neighbour *neighbour;
+	__u8 target[16], sender[4];
+	struct hr_arp arp;
+	__be32 addr;
+
+	if (bpf_skb_load_bytes(skb, walk->packet.l3, &arp, sizeof(arp)))
+		return false;
+	if (arp.operation != bpf_htons(ARPOP_REQUEST) ||
+	    *(__u32 *)arp.sender_addr == *(__u32 *)arp.target_addr)
+		return false;
+	__builtin_memcpy(&addr, arp.target_addr, 4);
+	hr_addr_from_v4(target, addr);
+	neighbour = hr_neighbour_of(walk, target);
+	if (!neighbour)
+		return false;
+	arp.operation = bpf_htons(ARPOP_REPLY);
+	__builtin_memcpy(sender, arp.sender_addr, 4);
+	__builtin_memcpy(arp.sender_addr, arp.target_addr, 4);
+	__builtin_memcpy(arp.target_addr, sender, 4);
+	__builtin_memcpy(arp.target_mac, arp.sender_mac, 6);
+	__builtin_memcpy(arp.sender_mac, neighbour->mac, 6);
+	bpf_skb_store_bytes(skb, walk->packet.l3, &arp, sizeof(arp), 0);
+	bpf_skb_store_bytes(skb, 0, walk->packet.eth_src, 6, 0);
+	bpf_skb_store_bytes(skb, 6, neighbour->mac, 6, 0);
+	return true;
+}
+
+/* The answer is as long as the question, so that nothing moves: NS + source option -> NA + target option. */
+struct hr_nd_answer {
+	struct ipv6hdr ip;
+	struct hr_nd nd;
+};
+
+static __always_inline bool hr_respond_nd(struct __sk_buff *skb, struct hr_walk *walk)
+{
+	struct hr_packet *packet = &walk->packet;
+	__u32 length = packet->l3 + packet->ip_length - packet->l4;
+	struct hr_neighbour *neighbour;
+	struct hr_nd_answer answer = {};
+	struct ethhdr eth;
+	bool option;
+	__s64 sum;
+
+	if (packet->l4 != packet->l3 + sizeof(answer.ip) || length < HR_ND_BARE || length > sizeof(answer.nd))
+		return false;
+	if (length == sizeof(answer.nd)) {
+		if (bpf_skb_load_bytes(skb, packet->l3, &answer, sizeof(answer)))
+			return false;
+	} else if (length != HR_ND_BARE || bpf_skb_load_bytes(skb, packet->l3, &answer, sizeof(answer) - 8)) {
+		return false;
+	}
+	option = answer.nd.option_type == 1;
+	if (!answer.ip.saddr.s6_addr32[0] && !answer.ip.saddr.s6_addr32[1] && !answer.ip.saddr.s6_addr32[2] &&
+	    !answer.ip.saddr.s6_addr32[3])
+		return false;
+	if (!option && (packet->eth_dst[0] & 1 || length != HR_ND_BARE))
+		return false;
+	neighbour = hr_neighbour_of(walk, answer.nd.target);
+	if (!neighbour)
+		return false;
+	__builtin_memcpy(&answer.ip.daddr, &answer.ip.saddr, 16);
+	__builtin_memcpy(&answer.ip.saddr, answer.nd.target, 16);
+	answer.nd.type = HR_ND_ADVERT;
+	answer.nd.checksum = 0;
+	answer.nd.flags = bpf_htonl(0x60000000); /* solicited, override */
+	if (option) {
+		answer.nd.option_type = 2;
+		__builtin_memcpy(answer.nd.option_mac, neighbour->mac, 6);
+	}
+	/* Without the option its eight octets are zero and add nothing to the sum. */
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)&answer.nd, sizeof(answer.nd), bpf_htonl(length));
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)&answer.ip.saddr, 32, sum + bpf_htonl(IPPROTO_ICMPV6));
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	answer.nd.checksum = ~sum;
+	__builtin_memcpy(eth.h_dest, packet->eth_src, 6);
+	__builtin_memcpy(eth.h_source, neighbour->mac, 6);
+	bpf_skb_store_bytes(skb, 0, &eth, 12, 0);
+	if (option)
+		bpf_skb_store_bytes(skb, packet->l3, &answer, sizeof(answer), 0);
+	else
+		bpf_skb_store_bytes(skb, packet->l3, &answer, sizeof(answer) - 8, 0);
+	return true;
+}
+
+/* True: the frame is now the answer and goes back where it came from. */
+static __always_inline bool hr_respond(struct __sk_buff *skb, struct hr_walk *walk)
+{
+	if (walk->packet.kind == HR_KIND_ARP)
+		return hr_respond_arp(skb, walk);
+	if (walk->packet.kind == HR_KIND_IPV6 && walk->packet.key.proto == IPPROTO_ICMPV6 && !walk->packet.fragment &&
+	    walk->packet.icmp_type == HR_ND_SOLICIT)
+		return hr_respond_nd(skb, walk);
+	return false;
+}
+
+#endif

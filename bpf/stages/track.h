@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* track: which connection a packet belongs to; making and retiring connections. docs/pipeline.md, "track".
+ *
+ * Ownership. A connection's keys in hr_flows belong to it from the moment it is made until its owner removes them.
+ * To retire a connection is to win a compare-and-swap of hr_conn.id from id to id|HR_CONN_DEAD; only the winner removes
+ * the keys and frees the index. An expired connection is a miss to everybody at its timeout, and the sweeper takes it only
+ * a grace later, so nobody can be refreshing it by then: ageing cannot kill a live connection.
+ */
+#ifndef HR_STAGES_TRACK_H
+#define HR_STAGES_TRACK_H
+
+#include "walk.h"
+
+#define HR_FRAGMENT_LIFE (30000 * NSEC_PER_MSEC)
+
+static __always_inline __u64 hr_conn_new_id(void)
+{
+	__u32 zero = 0;
+	__u64 *last = bpf_map_lookup_elem(&hr_conn_ids, &zero);
+
+	if (!last)
+		return 0;
+	*last += 1;
+	return *last << 12 | (bpf_get_smp_processor_id() & 0xfff);
+}
+
+/* False: somebody else is retiring it. */
+static __always_inline bool hr_retire(__u32 index, __u64 id)
+{
+	struct hr_conn *conn = bpf_map_lookup_elem(&hr_conns, &index);
+	__u32 port;
+	__u64 *count;
+
+	if (!conn || __sync_val_compare_and_swap(&conn->id, id, id | HR_CONN_DEAD) != id)
+		return false;
+	bpf_map_delete_elem(&hr_flows, &conn->key[0]);
+	if (conn->key[1].where != HR_WHERE_NONE)
+		bpf_map_delete_elem(&hr_flows, &conn->key[1]);
+	port = conn->port;
+	count = bpf_map_lookup_elem(&hr_conn_counts, &port);
+	if (count)
+		__sync_fetch_and_add(count, -1);
+	WRITE_ONCE(conn->id, 0);
+	bpf_map_push_elem(&hr_conn_free, &index, BPF_ANY);
+	return true;
+}
+
+/* An index nobody uses, or -1. */
+static __always_inline __s64 hr_conn_index(void)
+{
+	__u32 cursor = HR_CURSOR_FRESH, index;
+	__u64 *fresh, next;
+
+	if (!bpf_map_pop_elem(&hr_conn_free, &index))
+		return index;
+	fresh = bpf_map_lookup_elem(&hr_cursors, &cursor);
+	if (!fresh)
+		return -1;
+	next = __sync_fetch_and_add(fresh, 1);
+	index = next;
+	if (next < 0x7fffffff && bpf_map_lookup_elem(&hr_conns, &index))
+		return index;
+	__sync_fetch_and_add(fresh, -1);
+	return -1;
+}
+
+/* The key that the answers to this packet will have, but for `where`. False: nothing answers it. */
+static __always_inline bool hr_key_reply(const struct hr_flow_key *key, struct hr_flow_key *reply)
+{
+	__builtin_memcpy(reply->saddr, key->daddr, 16);
+	__builtin_memcpy(reply->daddr, key->saddr, 16);
+	reply->sport = key->dport;
+	reply->dport = key->sport;
+	reply->proto = key->proto;
+	__builtin_memset(reply->pad, 0, sizeof(reply->pad));
+	if (key->proto == (hr_addr_is_v4(key->saddr) ? IPPROTO_ICMP : IPPROTO_ICMPV6)) {
+		__u8 inverse = hr_icmp_inverse(key->proto, bpf_ntohs(key->dport) >> 8);
+
+		reply->sport = key->sport;
+		reply->dport = bpf_htons(inverse << 8);
+		return inverse != 0xff;
+	}
+	return true;
+}
+
+/* Fragments: the later ones take the ports of the first. */
+static __always_inline int hr_track_fragment(struct hr_walk *walk)
+{
+	struct hr_packet *packet = &walk->packet;
+	struct hr_fragment_key key = { .where = packet->key.where, .id = packet->fragment_id, .proto = packet->key.proto };
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct hr_fragment *known;
+
+	__builtin_memcpy(key.saddr, packet->key.saddr, 32);
+	if (packet->fragment == HR_FRAGMENT_FIRST) {
+		struct hr_fragment first = {
+			.sport = packet->key.sport,
+			.dport = packet->key.dport,
+			.first_length = packet->l3 + packet->ip_length - packet->l4,
+			.seen = now,
+		};
+
+		bpf_map_update_elem(&hr_fragments, &key, &first, BPF_ANY);
+		return HR_REASON_NONE;
+	}
+	known = bpf_map_lookup_elem(&hr_fragments, &key);
+	if (!known || now - known->seen > HR_FRAGMENT_LIFE)
+		return HR_REASON_FRAGMENT_ORPHAN;
+	if (packet->fragment_offset < known->first_length)
+		return HR_REASON_FRAGMENT_OVERLAP;
+	packet->key.sport = known->sport;
+	packet->key.dport = known->dport;
+	packet->tcp_flags = HR_TCP_ACK;
+	if (hr_is_icmp(packet)) {
+		packet->icmp_type = bpf_ntohs(known->dport) >> 8;
+		packet->icmp_code = bpf_ntohs(known->dport);
+	}
+	return HR_REASON_NONE;
+}
+
+static __always_inline bool hr_icmp_is_error(const struct hr_packet *packet)
+{
+	__u8 type = packet->icmp_type;
+
+	if (packet->kind == HR_KIND_IPV4)
+		return packet->key.proto == IPPROTO_ICMP &&
+		       (type == 3 || type == 4 || type == 5 || type == 11 || type == 12);
+	return packet->key.proto == IPPROTO_ICMPV6 && type >= 1 && type <= 4;
+}
+
+/* The key of the packet that an ICMP error quotes, as it was when the error's receiver sent it. */
+static __always_inline bool hr_quoted_key(struct __sk_buff *skb, struct hr_walk *walk, struct hr_flow_key *key)
+{
+	__u32 offset = walk->packet.l4 + sizeof(struct hr_icmp);
+	__u8 transport[8];
+
+	__builtin_memset(key, 0, sizeof(*key));
+	if (walk->packet.kind == HR_KIND_IPV4) {
+		struct iphdr ip;
+
+		if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5 ||
+		    ip.frag_off & bpf_htons(0x1fff))
+			return false;
+		key->proto = ip.protocol;
+		hr_addr_from_v4(key->saddr, ip.saddr);
+		hr_addr_from_v4(key->daddr, ip.daddr);
+		offset += ip.ihl * 4;
+	} else {
+		struct ipv6hdr ip;
+
+		if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)) || ip.version != 6)
+			return false;
+		key->proto = ip.nexthdr;
+		__builtin_memcpy(key->saddr, &ip.saddr, 32);
+		offset += sizeof(ip);
+	}
+	if (bpf_skb_load_bytes(skb, offset, transport, sizeof(transport)))
+		return false;
+	if (key->proto == IPPROTO_TCP || key->proto == IPPROTO_UDP || key->proto == IPPROTO_SCTP) {
+		key->sport = *(__be16 *)transport;
+		key->dport = *(__be16 *)(transport + 2);
+	} else if (key->proto == (walk->packet.kind == HR_KIND_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6)) {
+		key->dport = bpf_htons(transport[0] << 8 | transport[1]);
+		if (hr_icmp_inverse(key->proto, transport[0]) == 0xff)
+			return false;
+		key->sport = *(__be16 *)(transport + 4);
+	}
+	key->where = walk->to_port ? walk->to_port : walk->segment;
+	return true;
+}
+
+/* Find the live connection that a key belongs to; fills walk->conn, original, flags. */
+static __always_inline int hr_track_find(struct hr_walk *walk, const struct hr_flow_key *key, bool related)
+{
+	struct hr_flow *flow = bpf_map_lookup_elem(&hr_flows, key);
+	struct hr_conn *conn;
+	__u32 index, flags;
+	__u64 id;
+
+	if (!flow)
+		return HR_REASON_NONE;
+	index = READ_ONCE(flow->conn);
+	id = READ_ONCE(flow->conn_id);
+	flags = READ_ONCE(flow->flags);
+	conn = bpf_map_lookup_elem(&hr_conns, &index);
+	if (!conn)
+		return HR_REASON_INTERNAL;
+	if (READ_ONCE(conn->id) != id) {
+		/* Being retired; or retired while somebody wrote a decision for it, and the entry is nobody's. */
+		if (READ_ONCE(conn->id) == (id | HR_CONN_DEAD))
+			return HR_REASON_BUSY;
+		bpf_map_delete_elem(&hr_flows, key);
+		return HR_REASON_NONE;
+	}
+	if (hr_expired(conn, bpf_ktime_get_coarse_ns(), 0) ||
+	    (!related && key->proto == IPPROTO_TCP && hr_tcp_reopens(conn->state, walk->packet.tcp_flags)))
+		return hr_retire(index, id) ? HR_REASON_NONE : HR_REASON_BUSY;
+	walk->conn = index;
+	walk->conn_id = id;
+	walk->conn_flags = conn->flags;
+	walk->original = conn->key[0];
+	walk->flags |= HR_WALK_FOUND;
+	if (!(flags & HR_FLOW_REPLY) == related)
+		walk->flags |= HR_WALK_REPLY;
+	if (related)
+		walk->flags |= HR_WALK_RELATED;
+	return HR_REASON_NONE;
+}
+
+/* Neighbour discovery and multicast listeners: no connection. */
+static __always_inline bool hr_is_nd(const struct hr_packet *packet)
+{
+	__u8 type = packet->icmp_type;
+
+	return packet->kind == HR_KIND_IPV6 && packet->key.proto == IPPROTO_ICMPV6 &&
+	       ((type >= 130 && type <= 137) || type == 143);
+}
+
+static __always_inline int hr_track(struct __sk_buff *skb, struct hr_walk *walk)
+{
+	struct hr_packet *packet = &walk->packet;
+	struct hr_flow_key quoted;
+	int reason;
+
+	if (packet->kind != HR_KIND_IPV4 && packet->kind != HR_KIND_IPV6) {
+		walk->flags |= HR_WALK_UNTRACKED;
+		return HR_REASON_NONE;
+	}
+	if (packet->fragment) {
+		reason = hr_track_fragment(walk);
+		if (reason)
+			return reason;
+	}
+	if (packet->eth_dst[0] & 1 || hr_is_nd(packet)) {
+		walk->flags |= HR_WALK_UNTRACKED;
+		return HR_REASON_NONE;
+	}
+	if (hr_icmp_is_error(packet)) {
+		walk->flags |= HR_WALK_UNTRACKED | HR_WALK_ICMP_ERROR;
+		return hr_quoted_key(skb, walk, &quoted) ? hr_track_find(walk, &quoted, true) : HR_REASON_NONE;
+	}
+	reason = hr_track_find(walk, &packet->key, false);
+	if (reason || walk->flags & HR_WALK_FOUND || packet->key.proto != IPPROTO_TCP)
+		return reason;
+	if ((packet->tcp_flags & (HR_TCP_SYN | HR_TCP_ACK)) == (HR_TCP_SYN | HR_TCP_ACK))
+		return HR_REASON_TCP_INVALID;
+	if (packet->tcp_flags & HR_TCP_RST)
+		walk->flags |= HR_WALK_UNTRACKED;
+	return HR_REASON_NONE;
+}
+
+#endif

@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/* The tc hook: replay what is known, walk what is not. One program a stage; docs/pipeline.md has the order. */
+#include "replay.h"
+#include "stages/acl.h"
+#include "stages/anti_spoof.h"
+#include "stages/decide.h"
+#include "stages/flood.h"
+#include "stages/forward.h"
+#include "stages/respond.h"
+#include "stages/track.h"
+
+#define HR_PULL 512 /* octets made linear when headers are not */
+
+#define HR_STAGE(name) int name(struct __sk_buff *skb)
+
+HR_STAGE(hr_stage_anti_spoof);
+HR_STAGE(hr_stage_respond);
+HR_STAGE(hr_stage_track);
+HR_STAGE(hr_stage_acl_from);
+HR_STAGE(hr_stage_forward);
+HR_STAGE(hr_stage_acl_to);
+HR_STAGE(hr_stage_decide);
+HR_STAGE(hr_stage_flood);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(key_size, sizeof(__u32));
+	__uint(max_entries, HR_STAGES);
+	__array(values, int(void *));
+} hr_stages SEC(".maps") = {
+	.values = {
+		[HR_STAGE_ANTI_SPOOF] = (void *)&hr_stage_anti_spoof,
+		[HR_STAGE_RESPOND] = (void *)&hr_stage_respond,
+		[HR_STAGE_TRACK] = (void *)&hr_stage_track,
+		[HR_STAGE_ACL_FROM] = (void *)&hr_stage_acl_from,
+		[HR_STAGE_FORWARD] = (void *)&hr_stage_forward,
+		[HR_STAGE_ACL_TO] = (void *)&hr_stage_acl_to,
+		[HR_STAGE_DECIDE] = (void *)&hr_stage_decide,
+		[HR_STAGE_FLOOD] = (void *)&hr_stage_flood,
+	},
+};
+
+static __always_inline int hr_next(struct __sk_buff *skb, struct hr_walk *walk, enum hr_stage stage)
+{
+	bpf_tail_call(skb, &hr_stages, stage);
+	return hr_drop(walk, HR_REASON_INTERNAL);
+}
+
+/* Longest IP packet that the frame stands for: a super-packet's segments count, not itself. */
+static __always_inline __u32 hr_longest(const struct __sk_buff *skb, const struct hr_packet *packet, __u32 base)
+{
+	if (skb->gso_size)
+		return packet->header - base - ETH_HLEN + skb->gso_size;
+	return packet->ip_length;
+}
+
+static __always_inline int hr_parse_skb(struct __sk_buff *skb, __u32 base, struct hr_packet *packet)
+{
+	int reason;
+
+	__builtin_memset(packet, 0, sizeof(*packet));
+	reason = hr_parse((void *)(long)skb->data, (void *)(long)skb->data_end, base, skb->len - base,
+			  skb->vlan_present, packet);
+	if (reason != HR_PARSE_PULL)
+		return reason;
+	bpf_skb_pull_data(skb, skb->len < HR_PULL ? skb->len : HR_PULL);
+	__builtin_memset(packet, 0, sizeof(*packet));
+	return hr_parse((void *)(long)skb->data, (void *)(long)skb->data_end, base, skb->len - base,
+			skb->vlan_present, packet);
+}
+
+static __always_inline int hr_carry_out(struct __sk_buff *skb, const struct hr_packet *packet,
+					const struct hr_replay *replay, struct hr_weight weight, __u32 outer_length)
+{
+	struct hr_adjacency *adjacency;
+	struct hr_port *port;
+	__u32 hash;
+
+	if (replay->flow.flags & HR_FLOW_TUNNEL) {
+		struct hr_adjacency copy;
+
+		adjacency = bpf_map_lookup_elem(&hr_adjacencies, &replay->flow.out);
+		if (!adjacency)
+			return -1;
+		copy = *adjacency;
+		barrier();
+		if (copy.state != HR_ADJACENCY_RESOLVED || READ_ONCE(adjacency->state) != HR_ADJACENCY_RESOLVED)
+			return -1;
+		hash = hr_hash(&packet->key);
+		if (hr_vxlan_push(skb, &copy, packet, replay->flow.vni, hash))
+			return hr_drop_at(replay->flow.from_index, HR_REASON_INTERNAL);
+		hr_conclude(HR_REASON_NONE, TC_ACT_REDIRECT, copy.ifindex, &packet->key, NULL);
+		return bpf_redirect(copy.ifindex, 0);
+	}
+	port = bpf_map_lookup_elem(&hr_ports, &replay->flow.out);
+	if (!port)
+		return -1;
+	if (outer_length && hr_pop(skb, outer_length))
+		return hr_drop_at(0, HR_REASON_INTERNAL);
+	hr_count_to_port(replay->flow.out, weight);
+	hr_conclude(HR_REASON_NONE, TC_ACT_REDIRECT, port->ifindex, &packet->key, NULL);
+	return hr_deliver(skb, port);
+}
+
+/* Frames from a workload. Never returns "go on to the host's stack". */
+SEC("tc")
+int hr_from_port(struct __sk_buff *skb)
+{
+	__u64 now = bpf_ktime_get_coarse_ns();
+	__u32 ifindex = skb->ifindex, length;
+	struct hr_device *device = bpf_map_lookup_elem(&hr_devices, &ifindex);
+	struct hr_replay replay;
+	struct hr_weight weight;
+	struct hr_packet packet;
+	struct hr_walk *walk;
+	struct hr_port *port;
+	int reason, verdict;
+
+	if (!device)
+		return hr_drop_at(0, HR_REASON_NO_PORT);
+	reason = hr_parse_skb(skb, 0, &packet);
+	packet.key.where = device->port;
+	weight = hr_weigh(skb->len, packet.header, skb->gso_size);
+	length = hr_longest(skb, &packet, 0);
+	if (!reason && packet.kind >= HR_KIND_IPV4 && !packet.fragment &&
+	    hr_replay(&packet, length, NULL, &replay, now)) {
+		__u32 from = device->port;
+
+		verdict = hr_carry_out(skb, &packet, &replay, weight, 0);
+		if (verdict >= 0) {
+			hr_count_from_port(from, weight);
+			hr_replay_count(&replay, weight, now);
+			return verdict;
+		}
+	}
+	walk = hr_walk_get();
+	port = bpf_map_lookup_elem(&hr_ports, &device->port);
+	if (!walk || !port)
+		return hr_drop_at(0, HR_REASON_INTERNAL);
+	__builtin_memset(walk, 0, sizeof(*walk));
+	walk->packet = packet;
+	walk->weight = weight;
+	walk->length = length;
+	walk->from_port = device->port;
+	walk->segment = port->segment;
+	walk->mtu = port->mtu;
+	hr_count_walk(walk->from_port, weight);
+	if (reason == HR_REASON_MALFORMED_ETHERNET)
+		return hr_drop(walk, reason);
+	if (!(port->flags & HR_PORT_UP))
+		return hr_drop(walk, HR_REASON_PORT_DOWN);
+	if (reason)
+		return hr_drop(walk, reason == HR_PARSE_PULL ? HR_REASON_INTERNAL : reason);
+	if (packet.kind >= HR_KIND_IPV4 && length > port->mtu)
+		return hr_drop(walk, HR_REASON_TOO_BIG);
+	hr_resolve(walk, 0);
+	return hr_next(skb, walk, HR_STAGE_ANTI_SPOOF);
+}
+
+/* Frames from the underlay. What is not for our VTEP is the kernel's, untouched. */
+SEC("tc")
+int hr_from_uplink(struct __sk_buff *skb)
+{
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct hr_vtep_key vtep_key;
+	struct hr_config *config;
+	struct hr_replay replay;
+	struct hr_weight weight;
+	struct hr_packet packet;
+	struct hr_outer outer;
+	struct hr_vtep *vtep;
+	struct hr_walk *walk;
+	int reason, verdict;
+	__u32 zero = 0, length;
+
+	config = bpf_map_lookup_elem(&hr_configs, &zero);
+	if (!config)
+		return TC_ACT_UNSPEC;
+	if ((void *)(long)skb->data + HR_VXLAN6_LENGTH > (void *)(long)skb->data_end)
+		bpf_skb_pull_data(skb, skb->len < HR_VXLAN6_LENGTH ? skb->len : HR_VXLAN6_LENGTH);
+	if (hr_vxlan_parse((void *)(long)skb->data, (void *)(long)skb->data_end, config, &outer) == HR_OUTER_FOREIGN)
+		return TC_ACT_UNSPEC;
+	if (outer.reason)
+		return hr_drop_at(0, outer.reason);
+	reason = outer.length == HR_VXLAN4_LENGTH ? hr_parse_skb(skb, HR_VXLAN4_LENGTH, &packet) :
+							    hr_parse_skb(skb, HR_VXLAN6_LENGTH, &packet);
+	packet.key.where = HR_WHERE_VXLAN << HR_WHERE_SHIFT | outer.vni;
+	weight = hr_weigh(skb->len - outer.length, packet.header - outer.length, skb->gso_size);
+	length = hr_longest(skb, &packet, outer.length);
+	if (!reason && packet.kind >= HR_KIND_IPV4 && !packet.fragment &&
+	    hr_replay(&packet, length, outer.saddr, &replay, now)) {
+		verdict = hr_carry_out(skb, &packet, &replay, weight, outer.length);
+		if (verdict >= 0) {
+			hr_replay_count(&replay, weight, now);
+			return verdict;
+		}
+	}
+	walk = hr_walk_get();
+	if (!walk)
+		return hr_drop_at(0, HR_REASON_INTERNAL);
+	__builtin_memset(walk, 0, sizeof(*walk));
+	walk->packet = packet;
+	walk->packet.l3 = ETH_HLEN;
+	walk->packet.l4 -= outer.length;
+	walk->packet.header -= outer.length;
+	walk->weight = weight;
+	walk->length = length;
+	walk->flags = HR_WALK_TUNNEL;
+	walk->segment = packet.key.where;
+	__builtin_memcpy(walk->outer_saddr, outer.saddr, 16);
+	__builtin_memcpy(vtep_key.addr, outer.saddr, 16);
+	hr_count_walk(0, weight);
+	vtep = bpf_map_lookup_elem(&hr_vteps, &vtep_key);
+	if (!vtep)
+		return hr_drop(walk, HR_REASON_UNKNOWN_VTEP);
+	if (!hr_flood_slot(walk, 0))
+		return hr_drop(walk, HR_REASON_UNKNOWN_SEGMENT);
+	if (reason)
+		return hr_drop(walk, reason == HR_PARSE_PULL ? HR_REASON_INTERNAL : reason);
+	hr_resolve(walk, vtep->endpoint);
+	hr_learn(walk, vtep->endpoint, vtep->vtep);
+	walk->rule.from_side = HR_RULE_REMOTE;
+	if (hr_pop(skb, outer.length))
+		return hr_drop(walk, HR_REASON_INTERNAL);
+	return hr_next(skb, walk, HR_STAGE_TRACK);
+}
+
+SEC("tc")
+HR_STAGE(hr_stage_anti_spoof)
+{
+	struct hr_walk *walk = hr_walk_get();
+	struct hr_port *port = walk ? bpf_map_lookup_elem(&hr_ports, &walk->from_port) : NULL;
+	int reason;
+
+	if (!port)
+		return hr_drop_at(0, HR_REASON_INTERNAL);
+	reason = hr_anti_spoof(skb, walk, port);
+	return reason ? hr_drop(walk, reason) : hr_next(skb, walk, HR_STAGE_RESPOND);
+}
+
+SEC("tc")
+HR_STAGE(hr_stage_respond)
+{
+	struct hr_walk *walk = hr_walk_get();
+	struct hr_port *port = walk ? bpf_map_lookup_elem(&hr_ports, &walk->from_port) : NULL;
+
+	if (!port)
+		return hr_drop_at(0, HR_REASON_INTERNAL);
+	if (!hr_respond(skb, walk))
+		return hr_next(skb, walk, HR_STAGE_TRACK);
+	hr_count_reason(walk->from_port, HR_REASON_ANSWERED);
+	hr_conclude(HR_REASON_ANSWERED, TC_ACT_REDIRECT, port->ifindex, &walk->packet.key, &walk->rule);
+	skb->mark = HR_MARK;
+	return bpf_redirect(port->ifindex, 0);
+}
+
+SEC("tc")
+HR_STAGE(hr_stage_track)
+{
+	struct hr_walk *walk = hr_walk_get();
+	int reason;
+
+	if (!walk)
+		return hr_drop_at(0, HR_REASON_INTERNAL);
+	reason = hr_track(skb, walk);
+	return reason ? hr_drop(walk, reason) : hr_next(skb, walk, HR_STAGE_ACL_FROM);
+}
+
+static __always_inline int hr_deny(struct hr_walk *walk, int reason)
+{
+	if (reason == HR_REASON_CONNECTION_CUT)
+		hr_retire(walk->conn, walk->conn_id);
+	return hr_drop(walk, reason);
+}
+
+SEC("tc")
+HR_STAGE(hr_stage_acl_from)
+{
+	struct hr_walk *walk = hr_walk_get();
+	struct hr_port *port;
+	int reason;
+
+	if (!walk)
+		return hr_drop_at(0, HR_REASON_INTERNAL);
+	if (walk->from_port) {
+		port = bpf_map_lookup_elem(&hr_ports, &walk->from_port);
+		if (!port)
+			return hr_drop(walk, HR_REASON_INTERNAL);
+		reason = hr_acl(walk, port, HR_FROM_PORT, &walk->rule.from_side);
+		if (reason)
+			return hr_deny(walk, reason);
+	}
+	return hr_next(skb, walk, HR_STAGE_FORWARD);
+}
+
+SEC("tc")
+HR_STAGE(hr_stage_forward)
+{
+	struct hr_walk *walk = hr_walk_get();
+	int reason;
+
+	if (!walk)
+		return hr_drop_at(0, HR_REASON_INTERNAL);
+	if (walk->from_port)
+		hr_learn(walk, walk->from_port, 0);
+	if (walk->packet.eth_dst[0] & 1)
+		return hr_next(skb, walk, HR_STAGE_FLOOD);
+	reason = hr_forward(walk);
+	return reason ? hr_drop(walk, reason) : hr_next(skb, walk, HR_STAGE_ACL_TO);
+}
+
+SEC("tc")
+HR_STAGE(hr_stage_acl_to)
+{
+	struct hr_walk *walk = hr_walk_get();
+	struct hr_port *port;
+	int reason;
+
+	if (!walk)
+		return hr_drop_at(0, HR_REASON_INTERNAL);
+	walk->rule.to_side = HR_RULE_REMOTE;
+	if (walk->to_port) {
+		port = bpf_map_lookup_elem(&hr_ports, &walk->to_port);
+		if (!port)
+			return hr_drop(walk, HR_REASON_INTERNAL);
+		reason = hr_acl(walk, port, HR_TO_PORT, &walk->rule.to_side);
+		if (reason)
+			return hr_deny(walk, reason);
+	}
+	return hr_next(skb, walk, HR_STAGE_DECIDE);
+}
+
+SEC("tc")
+HR_STAGE(hr_stage_decide)
+{
+	struct hr_walk *walk = hr_walk_get();
+
+	return walk ? hr_decide(skb, walk) : hr_drop_at(0, HR_REASON_INTERNAL);
+}
+
+SEC("tc")
+HR_STAGE(hr_stage_flood)
+{
+	struct hr_walk *walk = hr_walk_get();
+
+	return walk ? hr_flood(skb, walk) : hr_drop_at(0, HR_REASON_INTERNAL);
+}
+
+/* On a port's egress: only the datapath may send to a workload. */
+SEC("tc")
+int hr_guard(struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+	struct hr_device *device;
+
+	if (skb->mark == HR_MARK) {
+		skb->mark = 0;
+		return TC_ACT_UNSPEC;
+	}
+	device = bpf_map_lookup_elem(&hr_devices, &ifindex);
+	return hr_drop_at(device ? device->port : 0, HR_REASON_FROM_HOST);
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* The walk: what its stages hand to one another, how one calls the next, and how it ends.
+ *
+ * Stages are programs that tail-call each other on the tc hook. Interrupts of the network softirq do not nest and
+ * tc runs with bottom halves off, so one scratch a CPU is enough. Stages reach each other only through hr_stages, an
+ * array of its own per load: a walk never mixes the stages of two versions.
+ */
+#ifndef HR_WALK_H
+#define HR_WALK_H
+
+#include "lib/connection.h"
+#include "stages/account.h"
+
+enum hr_stage {
+	HR_STAGE_ANTI_SPOOF,
+	HR_STAGE_RESPOND,
+	HR_STAGE_TRACK,
+	HR_STAGE_ACL_FROM,
+	HR_STAGE_FORWARD,
+	HR_STAGE_ACL_TO,
+	HR_STAGE_DECIDE,
+	HR_STAGE_FLOOD,
+	HR_STAGES,
+};
+
+enum hr_walk_flag {
+	HR_WALK_TUNNEL = 1, /* it came by tunnel */
+	HR_WALK_UNTRACKED = 2, /* makes no connection and has none */
+	HR_WALK_FOUND = 4, /* it belongs to a connection */
+	HR_WALK_REPLY = 8, /* ... in the reply direction */
+	HR_WALK_RELATED = 16, /* an ICMP error about the connection */
+	HR_WALK_ICMP_ERROR = 32,
+	HR_WALK_TRACK_FROM = 64, /* the from side's port tracks */
+	HR_WALK_TRACK_TO = 128,
+};
+
+struct hr_walk {
+	struct hr_packet packet;
+	struct hr_flow_key original; /* with HR_WALK_FOUND: the connection's original key */
+	struct hr_weight weight;
+	__u32 flags; /* enum hr_walk_flag */
+	__u32 segment;
+	__u32 length; /* of the longest IP packet in it */
+	__u32 mtu; /* 0: not judged here */
+	__u32 from_port; /* local port index, or 0 */
+	__u32 from_index;
+	__u32 from_epoch;
+	__u32 to_port; /* local port index, or 0 */
+	__u32 to_vtep; /* VTEP index, or 0 */
+	__u32 to_index;
+	__u32 to_epoch;
+	__u32 conn; /* with HR_WALK_FOUND */
+	__u64 conn_id;
+	__u8 conn_flags;
+	__u8 pad[7];
+	struct hr_conn_rule rule;
+	__u8 outer_saddr[16];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct hr_walk);
+	__uint(max_entries, 1);
+} hr_walks SEC(".maps");
+
+/* Record every packet's conclusion in hr_conclusions. For tests and `headrace trace`. */
+const volatile __u32 hr_observe = 0;
+
+/* Marks a frame that the datapath itself sends to a port, for the guard on the port's egress. */
+#define HR_MARK 0x48724852
+
+static __always_inline struct hr_walk *hr_walk_get(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&hr_walks, &zero);
+}
+
+static __always_inline void hr_conclude(__u32 reason, __u32 verdict, __u32 ifindex, const struct hr_flow_key *key,
+					const struct hr_conn_rule *rule)
+{
+	struct hr_conclusion *conclusion;
+	__u32 zero = 0;
+
+	if (!hr_observe)
+		return;
+	conclusion = bpf_map_lookup_elem(&hr_conclusions, &zero);
+	if (!conclusion)
+		return;
+	conclusion->reason = reason;
+	conclusion->verdict = verdict;
+	conclusion->ifindex = ifindex;
+	conclusion->replayed = !rule;
+	if (key)
+		conclusion->key = *key;
+	if (rule)
+		conclusion->rule = *rule;
+}
+
+/* The only way a frame of a tenant is dropped. `port` 0: on the uplink. */
+static __always_inline int hr_drop_at(__u32 port, __u32 reason)
+{
+	hr_count_reason(port, reason);
+	return TC_ACT_SHOT; /* the only one */
+}
+
+/* The frame was answered or copied: nothing is lost, and the original ends here. */
+static __always_inline int hr_consume(__u32 port, __u32 reason)
+{
+	return hr_drop_at(port, reason);
+}
+
+static __always_inline int hr_drop(struct hr_walk *walk, __u32 reason)
+{
+	hr_conclude(reason, TC_ACT_SHOT, 0, &walk->packet.key, &walk->rule);
+	return hr_drop_at(walk->from_port, reason);
+}
+
+/* Send to a local port: straight into a veth's peer where the frame's protocol is what the kernel noted, else by the device. */
+static __always_inline int hr_deliver(struct __sk_buff *skb, const struct hr_port *port)
+{
+	__u16 ethertype = 0;
+
+	bpf_skb_load_bytes(skb, offsetof(struct ethhdr, h_proto), &ethertype, sizeof(ethertype));
+	if (port->flags & HR_PORT_PEER && skb->protocol == ethertype) {
+		bpf_skb_change_type(skb, PACKET_HOST);
+		return bpf_redirect_peer(port->ifindex, 0);
+	}
+	skb->mark = HR_MARK;
+	return bpf_redirect(port->ifindex, 0);
+}
+
+#endif

@@ -175,7 +175,7 @@ def _place_file(path: Path) -> Path:
 
 def _place(path: Path) -> tuple[int, Direction] | None:
     with contextlib.suppress(FileNotFoundError):
-        ifindex, direction = os.readlink(_place_file(path)).split("/")
+        ifindex, direction = _place_file(path).readlink().parts
         return int(ifindex), "egress" if direction == "egress" else "ingress"
     return None
 
@@ -186,12 +186,12 @@ def _runs_in(ifindex: int, mode: Mode) -> bool:
     return bool(answer.skb_prog_id if mode == "generic" else answer.drv_prog_id)
 
 
-def _hook(ifindex: int, direction: Direction) -> Any:  # noqa: ANN401 - a C struct has no Python type
+def _hook(ifindex: int, direction: Direction) -> Any:
     size = ffi.sizeof("struct bpf_tc_hook")
     return ffi.new("struct bpf_tc_hook *", {"sz": size, "ifindex": ifindex, "attach_point": TC_POINT[direction]})
 
 
-def _options(*, prog_fd: int = 0, flags: int = 0) -> Any:  # noqa: ANN401 - a C struct has no Python type
+def _options(*, prog_fd: int = 0, flags: int = 0) -> Any:
     size = ffi.sizeof("struct bpf_tc_opts")
     fields = {"sz": size, "prog_fd": prog_fd, "flags": flags, "handle": HANDLE, "priority": PRIORITY}
     return ffi.new("struct bpf_tc_opts *", fields)

@@ -177,9 +177,7 @@ class Map:
         options = self._options(flags)
         for start in range(0, len(rows), BATCH):
             part = rows[start : start + BATCH]
-            for key, _ in part:
-                self._fits(key, self.key_size, "key")
-            keys = b"".join(key for key, _ in part)
+            keys = b"".join(self._key(row[0]) for row in part)
             values = b"".join(self._value(value) for _, value in part)
             count = ffi.new("__u32 *", len(part))
             result = lib.bpf_map_update_batch(self.fd, keys, values, count, options)
@@ -196,10 +194,8 @@ class Map:
         options = self._options(0)
         while start < len(rows):
             part = rows[start : start + BATCH]
-            for key in part:
-                self._fits(key, self.key_size, "key")
             count = ffi.new("__u32 *", len(part))
-            result = lib.bpf_map_delete_batch(self.fd, b"".join(part), count, options)
+            result = lib.bpf_map_delete_batch(self.fd, b"".join(map(self._key, part)), count, options)
             if result in {-ENOTSUPP, -errno.EINVAL}:
                 gone += sum(self.delete(key) for key in part)
                 start += len(part)
@@ -236,6 +232,10 @@ class Map:
             name = bytes(ffi.buffer(key, self.key_size))
             if (value := self.lookup(name)) is not None:
                 yield Chunk(1, name, value)
+
+    def _key(self, key: bytes) -> bytes:
+        self._fits(key, self.key_size, "key")
+        return key
 
     def _value(self, value: bytes) -> bytes:
         if self.per_cpu and len(value) == self.value_size:

@@ -121,7 +121,7 @@ class Program:
     ) -> RunResult:
         """Run once (or ``repeat`` times) on ``data`` by BPF_PROG_TEST_RUN.
 
-        ``ctx`` is a ``__sk_buff``, an ``xdp_md`` or a syscall program's own argument; it comes back as the program left it.
+        ``ctx`` is a ``__sk_buff``, an ``xdp_md`` or a syscall program's argument, and comes back as the program left it.
         """
         options = ffi.new("struct bpf_test_run_opts *", {"sz": ffi.sizeof("struct bpf_test_run_opts")})
         held = [ffi.from_buffer("char[]", data), ffi.new("char[]", ctx or b"\0"), ffi.NULL, ffi.NULL]
@@ -272,7 +272,7 @@ class RingBuffer:
     def _sample(self, _: Any, data: Any, size: int) -> int:
         try:
             self._receive(bytes(ffi.buffer(data, size)))
-        except BaseException as error:  # noqa: BLE001 - it crosses C and is raised again by poll
+        except BaseException as error:  # noqa: BLE001 - it cannot cross C; poll raises it again
             self._error = error
             return -errno.EIO
         return 0

@@ -40,7 +40,7 @@ Command = str | Sequence[str]
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class CommandFailed(HeadraceError):  # noqa: N818 - the tree's names say what happened
+class CommandFailed(HeadraceError):
     """A command of the lab ended badly; the message has its output."""
 
 

@@ -1,0 +1,1 @@
+"""Revisions; alembic finds them by reading this directory."""

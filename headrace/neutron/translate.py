@@ -1,0 +1,160 @@
+"""Neutron's dictionaries into objects of ``headrace.model``. Pure: no database, no clock.
+
+What Headrace cannot carry raises NotCarried with the reason; it is never translated into something weaker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from neutron_lib import constants
+
+from headrace.errors import InvalidInput, NotSupported
+from headrace.model import AddressGroup, AddressPair, Network, Object, Port, Rule, SecurityGroup, Segment, Subnet
+
+Attributes = Mapping[str, Any]
+"""A Neutron API object, as its plug-in returns it."""
+
+WRITER = "neutron"
+"""Who we are among the controller's writers."""
+
+CARRIED_TYPES = ("vxlan",)
+"""Neutron network types that ``headrace.model.Segment`` can express."""
+
+ANY_PROTOCOL = {None, "", "any"}
+ICMP, ICMP6 = 1, 58
+
+
+class NotCarried(NotSupported):
+    """Neutron has an object that Headrace cannot express."""
+
+
+def carried_segment(segments: Iterable[Attributes]) -> Attributes | None:
+    """The one of a network's segments that Headrace carries: the first of a type it has a wire for."""
+    return next((segment for segment in segments if segment["network_type"] in CARRIED_TYPES), None)
+
+
+def network(source: Attributes, segments: Iterable[Attributes]) -> Network:
+    """Translate a network with its segments, in Neutron's order."""
+    segments = list(segments)
+    segment = carried_segment(segments)
+    if segment is None:
+        types = ", ".join(sorted({each["network_type"] for each in segments})) or "none"
+        raise NotCarried(
+            f"network {source['id']}: segment type {types} is not one Headrace carries ({', '.join(CARRIED_TYPES)})"
+        )
+    return build(
+        Network,
+        **identity(source),
+        segment=Segment(type=segment["network_type"], id=segment["segmentation_id"]),
+        mtu=source["mtu"],
+    )
+
+
+def subnet(source: Attributes) -> Subnet:
+    """Translate a subnet."""
+    return build(
+        Subnet, **identity(source), network=source["network_id"], cidr=source["cidr"], gateway=source["gateway_ip"]
+    )
+
+
+def port(source: Attributes, *, ours: bool) -> Port:
+    """Translate a port. ``ours``: this driver bound it, so that the binding's host is where it is wanted."""
+    return build(
+        Port,
+        **identity(source),
+        network=source["network_id"],
+        mac=source["mac_address"].lower(),
+        addresses=tuple(sorted(fixed["ip_address"] for fixed in source["fixed_ips"])),
+        address_pairs=tuple(
+            AddressPair(address=address, mac=mac)
+            for address, mac in sorted(
+                (pair["ip_address"], pair["mac_address"].lower()) for pair in source.get("allowed_address_pairs") or ()
+            )
+        ),
+        security_groups=tuple(sorted(source.get("security_groups") or ())),
+        port_security=source.get("port_security_enabled", True),
+        admin_up=source["admin_state_up"],
+        host=source["binding:host_id"] if ours else None,
+        device_owner=source["device_owner"] or "",
+    )
+
+
+def security_group(source: Attributes) -> SecurityGroup:
+    """Translate a security group with the rules in it."""
+    rules = sorted(source["security_group_rules"], key=lambda each: each["id"])
+    return build(
+        SecurityGroup,
+        **identity(source),
+        stateful=source.get("stateful", True),
+        rules=tuple(rule(each) for each in rules),
+    )
+
+
+def rule(source: Attributes) -> Rule:
+    """Translate one security group rule."""
+    return build(
+        Rule,
+        id=source["id"],
+        direction=source["direction"],
+        ethertype=source["ethertype"],
+        protocol=protocol(source["protocol"], source["ethertype"]),
+        port_min=source["port_range_min"],
+        port_max=source["port_range_max"],
+        remote_cidr=text(source["remote_ip_prefix"]),
+        remote_group=source["remote_group_id"],
+        remote_address_group=source["remote_address_group_id"],
+    )
+
+
+def address_group(source: Attributes) -> AddressGroup:
+    """Translate an address group."""
+    return build(AddressGroup, **identity(source), addresses=tuple(sorted(source["addresses"])))
+
+
+def protocol(value: str | int | None, ethertype: str) -> int | None:
+    """A rule's protocol as an IANA number; None is any.
+
+    The API takes names, numbers, and 0 for any (Networking API, security group rules: "The string value any
+    (or integer value 0) means all IP protocols"). ICMP in an IPv6 rule is ICMPv6, whichever name it goes by.
+    """
+    if value in ANY_PROTOCOL:
+        return None
+    name = str(value).lower()
+    name = constants.IP_PROTOCOL_NAME_ALIASES.get(name, name)
+    try:
+        number = int(constants.IP_PROTOCOL_MAP.get(name, name))
+    except ValueError:
+        raise NotCarried(f"protocol {value!r} has no number known to Neutron") from None
+    if number == ICMP and ethertype == constants.IPv6:
+        return ICMP6
+    return number or None
+
+
+def identity(source: Attributes) -> dict[str, str]:
+    """What every object has."""
+    return {"id": source["id"], "name": source["name"] or "", "project": source["project_id"] or ""}
+
+
+def text(value: object) -> str | None:
+    """A CIDR that may come as an address object."""
+    return None if value is None else str(value)
+
+
+Built = TypeVar("Built", Network, Subnet, Port, SecurityGroup, Rule, AddressGroup)
+
+
+def build(cls: type[Built], **fields: Any) -> Built:
+    """Make an object and check it whole: a constructor checks only what types cannot say, ``convert`` the rest."""
+    try:
+        return msgspec.convert(msgspec.to_builtins(cls(**fields)), cls)
+    except (InvalidInput, msgspec.ValidationError) as error:
+        raise NotCarried(f"{cls.__name__} {fields['id']}: {error}") from None
+
+
+def body(item: Object) -> dict[str, Any]:
+    """An object as the controller takes it."""
+    made: dict[str, Any] = msgspec.to_builtins(item)
+    return made

@@ -1,7 +1,7 @@
 """C rules that no compiler knows: verdicts with reasons, and a licence on every file.
 
-A drop verdict may appear only in the functions named ``hr_drop*`` (which take a reason), in a comparison, or on a
-line that says why: ``/* bare verdict: ... */``.
+A drop verdict may appear only in the functions named ``hr_drop*`` (which take a reason), in a comparison, as an
+argument of ``hr_conclude`` (which records it), or on a line that says why: ``/* bare verdict: ... */``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def findings(path: Path) -> list[str]:
         before = plain[plain.rfind("\n", 0, match.start()) + 1 : match.start()]
         owners = [function[1] for function in FUNCTION.finditer(plain, 0, match.start())]
         inside = bool(owners) and HELPER.fullmatch(owners[-1]) is not None
-        if inside or EXCUSE.search(lines[number]) or re.match(r"\s*case\s", before):
+        if inside or EXCUSE.search(lines[number]) or re.match(r"\s*(case\s|hr_conclude\()", before):
             continue
         found.append(f"{path}:{number + 1}: bare {match[1]}; return hr_drop(walk, HR_REASON_...), which counts it")
     return found

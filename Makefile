@@ -37,6 +37,7 @@ bench-quick: deps deps-bench bpf ## the headline rows (root, two minutes)
 	@$(PYTHON) -m bench --quick
 
 wheel: deps bpf build/wheel.stamp ## dist/headrace-*.whl with compiled programs and libbpf, tried in a fresh environment
+	@ls dist/*.whl
 
 ##@ Test
 test: deps bpf ## everything that this machine can run
@@ -124,10 +125,9 @@ headrace/datapath/objects/%.bpf.o: build/bpf/%.bpf.o
 	@mkdir -p $(@D)
 	@llvm-strip -g $< -o $@
 
-build/wheel.stamp: $(OBJECTS) $(shell find headrace -name '*.py' -o -name py.typed) pyproject.toml README.md tools/make-wheel
+build/wheel.stamp: $(OBJECTS) $(shell find headrace -type f -not -name '*.pyc') pyproject.toml README.md tools/make-wheel
 	@$(STEP) "wheel" tools/make-wheel
 	@touch $@
-	@ls dist/*.whl
 
 -include $(wildcard build/bpf/*.d)
 

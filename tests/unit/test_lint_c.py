@@ -17,6 +17,7 @@ LICENCE = f"/* {lint_c.LICENCE} */\n"
         "static int hr_drop_xdp(__u32 reason)\n{\n\treturn XDP_DROP;\n}\n",
         "static int a(int verdict)\n{\n\treturn verdict == TC_ACT_SHOT ? 1 : 0;\n}\n",
         "static int a(void)\n{\n\treturn TC_ACT_SHOT; /* bare verdict: nothing to count it by */\n}\n",
+        "static int a(void)\n{\n\thr_conclude(HR_REASON_FLOODED, TC_ACT_SHOT);\n\treturn 0;\n}\n",
         '/* return XDP_DROP; */\nstatic const char *a = "XDP_DROP";\n',
         "static int a(int v)\n{\n\tswitch (v) {\n\tcase XDP_DROP:\n\t\treturn 0;\n\t}\n\treturn 1;\n}\n",
     ],

@@ -81,10 +81,13 @@ check-unit:
 
 ##@ Build
 deps: build/debian.stamp build/venv.stamp ## Debian packages and the virtual environment
+	@:
 
 deps-bench: build/debian-bench.stamp ## the contenders of the bench
+	@:
 
 bpf: deps $(OBJECTS) ## compile the eBPF programs
+	@:
 
 abi: deps $(ABI_OBJECT) ## generate headrace/abi.py from bpf/abi.h
 	@$(STEP) "headrace/abi.py" $(ABIGEN)

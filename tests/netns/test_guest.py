@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import pytest
 
-from headrace.errors import NotSupported, Unavailable
+from headrace.errors import Unavailable
 from headrace.testing import kernel
 from headrace.testing.guest import ECHO_PORT, Card, Guest
 from headrace.testing.topology import Namespace, Topology
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.timeout(240), pytest.mark.needs("qemu", "tun", "program:busybox", "program:gcc")]
 
 TAPS = ("tap4f0c7a52-11", "tap4f0c7a52-22")
 MTU = 1450
@@ -31,14 +31,7 @@ class Lab(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    if os.geteuid() or not Path("/dev/net/tun").exists():
-        pytest.skip("root and /dev/net/tun")
-    try:
-        kernel.require("qemu-system-x86_64", "busybox", "gcc")
-        kernel.fetch()
-    except (NotSupported, Unavailable) as error:
-        pytest.skip(f"guest: {error}")
+def lab(lab_kernel: kernel.Kernel) -> Iterator[Lab]:
     with Topology() as t:
         host, peer = t.host("host"), t.host("peer")
         host.run("ip link add br0 type bridge mcast_snooping 0")
@@ -49,7 +42,13 @@ def lab() -> Iterator[Lab]:
         t.link(host, "veth0", peer, "eth0", b_addresses=["10.0.0.4/24", "fd00::4/64"])
         host.run("ip link set veth0 master br0")
         guests = (
-            Guest(host.name, TAPS[0], "52:54:00:00:00:05", addresses=["10.0.0.5/24", "fd00::5/64"]),
+            Guest(
+                host.name,
+                TAPS[0],
+                "52:54:00:00:00:05",
+                addresses=["10.0.0.5/24", "fd00::5/64"],
+                series=lab_kernel.series,
+            ),
             Guest(
                 host.name,
                 TAPS[1],
@@ -58,6 +57,7 @@ def lab() -> Iterator[Lab]:
                 gateways=["10.0.0.4", "fd00::4"],
                 card=Card(offloads=False, mtu=MTU),
                 modules=["8021q"],
+                series=lab_kernel.series,
             ),
         )
         for guest in guests:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 import headrace
-from headrace.errors import NotSupported, Unavailable
+from headrace.errors import NotSupported
+from headrace.testing.kernel import Kernel
 from headrace.testing.labvm import TIMED_OUT, LabVM, Result
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.timeout(240), pytest.mark.needs("qemu", "program:busybox")]
 
 MARKER = "left-by-the-lab"
 SCRIPT = f"""
@@ -27,16 +28,12 @@ exit 7
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
+def ran(lab_kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
     """One boot for all tests here."""
     share = tmp_path_factory.mktemp("lab")
-    try:
-        result = LabVM().run(
-            SCRIPT, files={"given": "a file of the test\n"}, modules=["bonding", "dummy"], share=share, timeout=100
-        )
-    except (NotSupported, Unavailable) as error:
-        pytest.skip(f"lab VM: {error}")
-    return result, share
+    files = {"given": "a file of the test\n"}
+    vm = LabVM(series=lab_kernel.series)
+    return vm.run(SCRIPT, files=files, modules=["bonding", "dummy"], share=share, timeout=100), share
 
 
 def test_exit_code_and_both_outputs_come_back(ran: tuple[Result, Path]) -> None:
@@ -69,12 +66,12 @@ def test_the_checkout_is_there_and_a_write_to_it_stays_in_the_machine(ran: tuple
     assert not (Path(__file__).parent / MARKER).exists()
 
 
-def test_a_script_over_its_time_is_stopped(ran: tuple[Result, Path]) -> None:
-    result = LabVM().run("echo begun; sleep 1000", timeout=8)
+def test_a_script_over_its_time_is_stopped(lab_kernel: Kernel) -> None:
+    result = LabVM(series=lab_kernel.series).run("echo begun; sleep 1000", timeout=8)
     assert result.returncode == TIMED_OUT
     assert result.output.startswith("begun\n")
 
 
-def test_a_missing_module_is_named_before_booting(ran: tuple[Result, Path]) -> None:
+def test_a_missing_module_is_named_before_booting(lab_kernel: Kernel) -> None:
     with pytest.raises(NotSupported, match=r"kernel 6\.1\.\S+ has no module nosuchmodule"):
-        LabVM().run("true", modules=["nosuchmodule"])
+        LabVM(series=lab_kernel.series).run("true", modules=["nosuchmodule"])

@@ -22,8 +22,7 @@ static int bound(int type, int port)
 	int no = 0, yes = 1;
 	int fd = socket(AF_INET6, type, 0);
 
-	if (fd < 0 ||
-	    setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &no, sizeof(no)) ||
+	if (fd < 0 || setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &no, sizeof(no)) ||
 	    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes)) ||
 	    setsockopt(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, &yes, sizeof(yes)) ||
 	    bind(fd, (struct sockaddr *)&any, sizeof(any))) {
@@ -59,7 +58,7 @@ static void serve_datagrams(int fd)
 	struct sockaddr_in6 peer;
 
 	for (;;) {
-		struct iovec part = { data, sizeof(data) };
+		struct iovec part = {data, sizeof(data)};
 		struct msghdr message = {
 			.msg_name = &peer,
 			.msg_namelen = sizeof(peer),

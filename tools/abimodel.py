@@ -54,7 +54,7 @@ class Enum:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Map:
-    """One map of the ``.maps`` section. ``key`` and ``value`` name a struct where they are one."""
+    """One map of the ``.maps`` section. ``key`` and ``value`` name a struct, or u32 or u64, where they are one."""
 
     name: str
     type: int

@@ -179,9 +179,13 @@ def read_map(btf: Btf, name: str, type_id: int, doc: str) -> Map:
     if "type" not in numbers:
         raise AbiError(f"map {name}: has no type")
 
-    def struct(part: str) -> str | None:
-        named = types[part].name if part in types and types[part].kind is Kind.STRUCT else ""
-        return named.removeprefix("hr_") if named.startswith("hr_") else None
+    def packed(part: str) -> str | None:
+        item = types.get(part)
+        if item is None:
+            return None
+        if item.kind is Kind.INT and item.size in {4, 8} and not item.signed:
+            return f"u{item.size * 8}"
+        return item.name.removeprefix("hr_") if item.kind is Kind.STRUCT and item.name.startswith("hr_") else None
 
     def size(part: str) -> int:
         return size_of(btf, types[part]) if part in types else numbers.get(f"{part}_size", 0)
@@ -194,8 +198,8 @@ def read_map(btf: Btf, name: str, type_id: int, doc: str) -> Map:
         pinning=numbers.get("pinning", 0),
         key_size=size("key"),
         value_size=size("value"),
-        key=struct("key"),
-        value=struct("value"),
+        key=packed("key"),
+        value=packed("value"),
         inner=inner,
         doc=doc,
     )

@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import enum
 import struct
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import msgspec
+
+Octets = TypeVar("Octets", bytes, bytes | bytearray | memoryview)
 
 ABI_HASH = "{hash}"
 """Identifies layouts, values and maps together: two sides that differ in it must not share a map."""
@@ -54,6 +56,38 @@ class Named(enum.IntEnum):
         return member
 
 
+class U32(Packed, frozen=True, kw_only=True):
+    """A plain __u32 as a map's key or value."""
+
+    SIZE: ClassVar[int] = 4
+    DTYPE: ClassVar[dict[str, Any]] = {{"names": ["value"], "formats": ["<u4"], "offsets": [0], "itemsize": 4}}
+
+    value: int = 0
+
+    def pack(self) -> bytes:
+        return self.value.to_bytes(4, "little")
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        return cls(value=int.from_bytes(_exact(data, 4, "U32"), "little"))
+
+
+class U64(Packed, frozen=True, kw_only=True):
+    """A plain __u64 as a map's key or value."""
+
+    SIZE: ClassVar[int] = 8
+    DTYPE: ClassVar[dict[str, Any]] = {{"names": ["value"], "formats": ["<u8"], "offsets": [0], "itemsize": 8}}
+
+    value: int = 0
+
+    def pack(self) -> bytes:
+        return self.value.to_bytes(8, "little")
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        return cls(value=int.from_bytes(_exact(data, 8, "U64"), "little"))
+
+
 PackedClass = type[Packed]
 
 
@@ -73,7 +107,7 @@ class MapSpec(msgspec.Struct, frozen=True, kw_only=True):
     doc: str = ""
 
 
-def _exact(data: bytes, size: int, name: str) -> bytes:
+def _exact(data: Octets, size: int, name: str) -> Octets:
     if len(data) != size:
         raise ValueError(f"{{name}} takes {{size}} octets, not {{len(data)}}")
     return data
@@ -92,7 +126,7 @@ CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 def generate(abi: Abi, header: str) -> str:
     """The whole module, before formatting."""
     parts = [PREAMBLE.format(header=header, hash=abi.hash())]
-    names = {"Packed", "PackedClass", "Named", "MapSpec", "MAPS", "ABI_HASH"}
+    names = {"Packed", "U32", "U64", "Octets", "PackedClass", "Named", "MapSpec", "MAPS", "ABI_HASH"}
     for name, value in sorted(abi.constants.items()):
         parts.append(f"{unique(name.removeprefix('HR_'), names)} = {value}\n")
     enums = sorted(abi.enums.values(), key=lambda item: item.name)

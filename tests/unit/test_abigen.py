@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-import abigen
 import numpy as np
 import pytest
+
+import abigen
 
 pytestmark = pytest.mark.needs("clang")
 
@@ -180,9 +181,18 @@ def test_maps(generate: Generate) -> None:
             key_size=4,
             value_size=8,
             key=abi.Key,
+            value=abi.U64,
             doc="what is where",
         )
     } == abi.MAPS
+
+
+def test_plain_integers_are_packed_too(generate: Generate) -> None:
+    abi = generate("struct hr_key { __u32 a; };", "struct hr_key key;")
+    assert abi.U32(value=1).pack() == b"\1\0\0\0"
+    assert abi.U64.unpack(bytes(7) + b"\1") == abi.U64(value=1 << 56)
+    with pytest.raises(ValueError, match="U32 takes 4 octets"):
+        abi.U32.unpack(bytes(8))
 
 
 def test_documentation_from_tags_and_comments(generate: Generate) -> None:

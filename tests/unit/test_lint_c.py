@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import lint_c
 import pytest
+
+import lint_c
 
 LICENCE = f"/* {lint_c.LICENCE} */\n"
 

@@ -63,5 +63,5 @@ def main() -> NoReturn:
         root(prog_name="headrace")
     except HeadraceError as error:
         click.echo(f"error: {error}", err=True)
-        sys.exit(getattr(error, "exit_status", 1))
+        sys.exit(1)
     sys.exit(0)

@@ -7,6 +7,7 @@ store then tells. So any number of controllers may do it over one store.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
@@ -109,9 +110,14 @@ class Desired:
                     plan.records[name, id_] = msgspec.structs.replace(record, writer_epoch=epoch, body=None)
         return plan
 
-    def plan_host(self, host: str, vteps: tuple[str, ...]) -> Plan:
-        """Make a host known by what its agent says of it."""
+    def plan_host(self, host: str, vteps: tuple[str, ...], *, introduce: bool = False) -> Plan:
+        """Make a host known by what its agent says of it.
+
+        Who has no tunnel endpoint is no host yet (a writer may also have a word to say on ports), unless introduced.
+        """
         entry = self.live(("host", host))
+        if entry is None and not vteps and not introduce:
+            return Plan({}, {})
         if entry and entry.record.writer != AGENT and cast("Host", entry.item).vteps:
             return Plan({}, {})  # an operator has said where it is
         if entry and entry.record.writer != AGENT and not vteps:
@@ -231,8 +237,29 @@ def normal(record: Record) -> dict[str, object]:
 
 
 def encode(item: Object) -> dict[str, object]:
-    """An object as JSON values, without what has its default."""
-    return cast("dict[str, object]", msgspec.json.decode(msgspec.json.encode(item)))
+    """An object as JSON values, without what equals its default: equal objects look equal.
+
+    (msgspec's ``omit_defaults`` compares by identity, so 1450 spelt out would differ from 1450 left out.)
+    """
+    return cast("dict[str, object]", plain(item))
+
+
+def plain(value: object) -> object:
+    """The same in dictionaries and lists."""
+    if isinstance(value, msgspec.Struct):
+        return {
+            name: plain(inner) for name, default in defaults(type(value)) if (inner := getattr(value, name)) != default
+        }
+    if isinstance(value, tuple):
+        return [plain(inner) for inner in value]
+    return value
+
+
+@functools.cache
+def defaults(type_: type[msgspec.Struct]) -> tuple[tuple[str, object], ...]:
+    """The fields of a type with their defaults, ``id`` first."""
+    fields = [(field.name, field.default) for field in msgspec.structs.fields(type_)]
+    return tuple(sorted(fields, key=lambda field: field[0] != "id"))
 
 
 def check_vteps(host: str, vteps: tuple[str, ...]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ A certificate's subject is ``O=headrace, OU=<role>, CN=<name>``. Roles:
 
     controller   serves; its certificate carries the names clients reach it by
     host         reads the closure of its own ports, writes its own status, renews itself
-    writer       reads everything, writes objects under its own name (``neutron``)
+    writer       reads everything, writes objects under its own name (``neutron``), and a status (ports refused)
     operator     reads everything, writes objects, enrolls hosts (``cli``)
 
 Keys are EC P-256, made where they are used: an enrolling host sends a request, never a key.
@@ -126,8 +126,8 @@ class Identity(msgspec.Struct, frozen=True):
             raise Denied(f"{self} may not read the status of other hosts")
 
     def may_report(self, host: str) -> None:
-        """Raise Denied unless it may write a host's status."""
-        if self.role != "operator" and (self.role, self.name) != ("host", host):
+        """Raise Denied unless it may write a host's status, or a writer's own."""
+        if self.role != "operator" and self.name != host:
             raise Denied(f"{self} may not write the status of host {host}")
 
     def may_sign(self, host: str) -> None:

@@ -37,14 +37,15 @@ class Watcher:
         """Queue lines, or drop the watcher."""
         if self.dropped:
             return
-        self._waiting += len(data)
+        # What is waiting counts, not what comes: one large transaction must not drop who has kept up.
         if self._waiting > self._limit:
             self.dropped = True
             self.clear()
             self.end()
             self.on_drop()
-        else:
-            self._lines.append(data)
+            return
+        self._waiting += len(data)
+        self._lines.append(data)
         self._more.set()
 
     async def pull(self, timeout: float) -> bytes:  # noqa: ASYNC109 - a quiet watch is no error: nothing comes back

@@ -42,6 +42,10 @@ log = logging.getLogger(__name__)
 class StrictRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A record as a writer must put it: a misspelt field is a mistake, not an extension."""
 
+    def plain(self) -> Record:
+        """The same as everyone else knows it."""
+        return Record(**msgspec.structs.asdict(self))
+
 
 class Api:
     """The routes of one service. ``tls``: callers have a certificate; otherwise everybody is an operator."""
@@ -118,7 +122,7 @@ class Api:
         """PUT /v1/{types}/{id}."""
         query(request)
         key = (singular(request), request.match_info["id"])
-        record = decode(await request.read(), StrictRecord, f"{key[0]} {key[1]}")
+        record = decode(await request.read(), StrictRecord, f"{key[0]} {key[1]}").plain()
         if (record.type, record.id) != key:
             raise InvalidInput(f"{key[0]} {key[1]}: the record says {record.type} {record.id}")
         if record.body is None:
@@ -138,7 +142,7 @@ class Api:
     async def batch(self, request: web.Request) -> web.Response:
         """POST /v1/batch."""
         query(request)
-        records = decode(await request.read(), tuple[StrictRecord, ...], "batch")
+        records = [item.plain() for item in decode(await request.read(), tuple[StrictRecord, ...], "batch")]
         who = self._who(request)
         for writer in {record.writer for record in records}:
             who.may_write(writer)
@@ -192,8 +196,11 @@ class Api:
         with contextlib.suppress(ConnectionError, TimeoutError):
             for data in chunks(start):
                 await asyncio.wait_for(response.write(data), STUCK_AFTER)
-            while not watcher.ended:
-                data = await watcher.pull(self._heartbeat) or self._service.hub.sync()
+            while True:
+                data = await watcher.pull(self._heartbeat)
+                if watcher.ended:
+                    break
+                data = data or self._service.hub.sync()
                 await asyncio.wait_for(response.write(data), STUCK_AFTER)
         closing.cancel()
         if watcher.dropped:

@@ -52,6 +52,9 @@ class Service:
                     yield service
                 finally:
                     feed.cancel()
+        except BaseExceptionGroup as group:
+            # One cause is told as itself: callers catch errors, not groups.
+            raise group.exceptions[0] if len(group.exceptions) == 1 else group from None
         finally:
             await engine.close()
 
@@ -80,7 +83,7 @@ class Service:
     async def introduce(self, host: str) -> None:
         """Make a host known before its agent first speaks."""
         if not self.hub.desired.live(("host", host)):
-            await self._carry_out(lambda: self.hub.desired.plan_host(host, ()))
+            await self._carry_out(lambda: self.hub.desired.plan_host(host, (), introduce=True))
 
     def health(self) -> Health:
         """How the controller is."""

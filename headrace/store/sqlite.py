@@ -42,11 +42,15 @@ log = logging.getLogger(__name__)
 
 
 class SqliteEngine:
-    """See `headrace.store.engine.Engine`. ``clock`` gives Unix seconds for time to live."""
+    """See `headrace.store.engine.Engine`.
 
-    def __init__(self, path: str | Path, *, clock: Callable[[], float] = time.time) -> None:
+    ``clock`` gives Unix seconds for time to live; ``patience``: seconds to wait for a process that is just leaving.
+    """
+
+    def __init__(self, path: str | Path, *, clock: Callable[[], float] = time.time, patience: float = 2.0) -> None:
         self._path = Path(path)
         self._clock = clock
+        self._patience = patience
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._database: sqlite3.Connection | None = None
         self._witness = Witness(self._path.with_name(self._path.name + "-witness"))
@@ -168,14 +172,14 @@ class SqliteEngine:
 
     def _open(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=2.0)
+        database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=self._patience)
         try:
             # One controller per file: a second one would not see the first one's changes.
             database.execute("PRAGMA locking_mode=EXCLUSIVE")
             database.execute("PRAGMA journal_mode=WAL")
             database.execute("PRAGMA synchronous=FULL")
             if (found := database.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-                raise StoreBroken(str(self._explain(corrupt(found))))
+                raise StoreBroken(str(self._explain(corrupt(" ".join(found.split())))))
             self._prepare(database)
         except BaseException:
             database.close()

@@ -162,6 +162,11 @@ struct hr_conn {
 	struct hr_conn_rule rule[2]; /* original, reply */
 };
 
+/* A plain number where a table has no struct: keys of arrays, single values. */
+struct hr_slot {
+	__u32 value;
+};
+
 /* The device a packet enters by -> the port it belongs to. */
 struct hr_device {
 	__u32 port; /* index in hr_ports */
@@ -334,6 +339,14 @@ struct hr_port_counters {
 	struct hr_counter from_port; /* accepted from the workload */
 	struct hr_counter to_port; /* delivered to the workload */
 	struct hr_counter walked; /* of both, those that took the walk */
+};
+
+/* Which index the agent gave to what, by a digest of its name: kept here so that a restart gives the same again. */
+struct hr_name_key {
+	__u8 digest[16];
+};
+struct hr_name {
+	__u32 index;
 };
 
 /* What the walk needs of this host. */

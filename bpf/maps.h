@@ -33,6 +33,8 @@ HR_TABLE(hr_acl_remotes, BPF_MAP_TYPE_LPM_TRIE, struct hr_acl_remote_key, struct
 	 BPF_F_NO_PREALLOC);
 HR_TABLE(hr_acl_matches, BPF_MAP_TYPE_HASH, struct hr_acl_match_key, struct hr_acl_match, 1048576, BPF_F_NO_PREALLOC);
 
+HR_TABLE(hr_names, BPF_MAP_TYPE_HASH, struct hr_name_key, struct hr_name, 524288, BPF_F_NO_PREALLOC);
+
 /* Addresses by the agent, next hops by the walk. */
 HR_TABLE(hr_adjacencies, BPF_MAP_TYPE_ARRAY, __u32, struct hr_adjacency, HR_VTEPS *HR_PATHS, 0);
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import enum
 import struct
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import msgspec
 
-ABI_HASH = "da567cfb15b5"
+Octets = TypeVar("Octets", bytes, bytes | bytearray | memoryview)
+
+ABI_HASH = "1489da35f688"
 """Identifies layouts, values and maps together: two sides that differ in it must not share a map."""
 
 
@@ -45,6 +47,38 @@ class Named(enum.IntEnum):
         return member
 
 
+class U32(Packed, frozen=True, kw_only=True):
+    """A plain __u32 as a map's key or value."""
+
+    SIZE: ClassVar[int] = 4
+    DTYPE: ClassVar[dict[str, Any]] = {"names": ["value"], "formats": ["<u4"], "offsets": [0], "itemsize": 4}
+
+    value: int = 0
+
+    def pack(self) -> bytes:
+        return self.value.to_bytes(4, "little")
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        return cls(value=int.from_bytes(_exact(data, 4, "U32"), "little"))
+
+
+class U64(Packed, frozen=True, kw_only=True):
+    """A plain __u64 as a map's key or value."""
+
+    SIZE: ClassVar[int] = 8
+    DTYPE: ClassVar[dict[str, Any]] = {"names": ["value"], "formats": ["<u8"], "offsets": [0], "itemsize": 8}
+
+    value: int = 0
+
+    def pack(self) -> bytes:
+        return self.value.to_bytes(8, "little")
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        return cls(value=int.from_bytes(_exact(data, 8, "U64"), "little"))
+
+
 PackedClass = type[Packed]
 
 
@@ -64,7 +98,7 @@ class MapSpec(msgspec.Struct, frozen=True, kw_only=True):
     doc: str = ""
 
 
-def _exact(data: bytes, size: int, name: str) -> bytes:
+def _exact(data: Octets, size: int, name: str) -> Octets:
     if len(data) != size:
         raise ValueError(f"{name} takes {size} octets, not {len(data)}")
     return data
@@ -1226,6 +1260,64 @@ class Learnt(Packed, frozen=True, kw_only=True):
         )
 
 
+_NAME = struct.Struct("<I")
+
+
+class Name(Packed, frozen=True, kw_only=True):
+    """struct hr_name."""
+
+    SIZE: ClassVar[int] = 4
+    DTYPE: ClassVar[dict[str, Any]] = {
+        "names": ["index"],
+        "formats": ["<u4"],
+        "offsets": [0],
+        "itemsize": 4,
+    }
+
+    index: int = 0
+
+    def pack(self) -> bytes:
+        return _NAME.pack(
+            self.index,
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        v = _NAME.unpack(data)
+        return cls(
+            index=v[0],
+        )
+
+
+_NAME_KEY = struct.Struct("<16s")
+
+
+class NameKey(Packed, frozen=True, kw_only=True):
+    """struct hr_name_key: Which index the agent gave to what, by a digest of its name: kept here so that a restart gives the same again."""
+
+    SIZE: ClassVar[int] = 16
+    DTYPE: ClassVar[dict[str, Any]] = {
+        "names": ["digest"],
+        "formats": ["V16"],
+        "offsets": [0],
+        "itemsize": 16,
+    }
+
+    digest: bytes = bytes(16)
+
+    def pack(self) -> bytes:
+        return _NAME_KEY.pack(
+            _exact(self.digest, 16, "NameKey.digest"),
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        v = _NAME_KEY.unpack(data)
+        return cls(
+            digest=v[0],
+        )
+
+
 _NEIGHBOUR = struct.Struct("<6s2x")
 
 
@@ -1372,6 +1464,35 @@ class PortCounters(Packed, frozen=True, kw_only=True):
         )
 
 
+_SLOT = struct.Struct("<I")
+
+
+class Slot(Packed, frozen=True, kw_only=True):
+    """struct hr_slot: A plain number where a table has no struct: keys of arrays, single values."""
+
+    SIZE: ClassVar[int] = 4
+    DTYPE: ClassVar[dict[str, Any]] = {
+        "names": ["value"],
+        "formats": ["<u4"],
+        "offsets": [0],
+        "itemsize": 4,
+    }
+
+    value: int = 0
+
+    def pack(self) -> bytes:
+        return _SLOT.pack(
+            self.value,
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        v = _SLOT.unpack(data)
+        return cls(
+            value=v[0],
+        )
+
+
 _SOURCE_KEY = struct.Struct("<II6s2x16s")
 
 
@@ -1509,29 +1630,59 @@ MAPS: dict[str, MapSpec] = {
         value=AclService,
     ),
     "hr_adjacencies": MapSpec(
-        name="hr_adjacencies", type=2, max_entries=65536, flags=0, pinning=1, key_size=4, value_size=60, value=Adjacency
+        name="hr_adjacencies",
+        type=2,
+        max_entries=65536,
+        flags=0,
+        pinning=1,
+        key_size=4,
+        value_size=60,
+        key=U32,
+        value=Adjacency,
     ),
     "hr_conclusions": MapSpec(
-        name="hr_conclusions", type=6, max_entries=1, flags=0, pinning=1, key_size=4, value_size=80, value=Conclusion
+        name="hr_conclusions",
+        type=6,
+        max_entries=1,
+        flags=0,
+        pinning=1,
+        key_size=4,
+        value_size=80,
+        key=U32,
+        value=Conclusion,
     ),
     "hr_configs": MapSpec(
-        name="hr_configs", type=2, max_entries=1, flags=0, pinning=1, key_size=4, value_size=40, value=Config
+        name="hr_configs", type=2, max_entries=1, flags=0, pinning=1, key_size=4, value_size=40, key=U32, value=Config
     ),
     "hr_conn_counts": MapSpec(
-        name="hr_conn_counts", type=2, max_entries=4096, flags=0, pinning=1, key_size=4, value_size=8
+        name="hr_conn_counts",
+        type=2,
+        max_entries=4096,
+        flags=0,
+        pinning=1,
+        key_size=4,
+        value_size=8,
+        key=U32,
+        value=U64,
     ),
     "hr_conn_free": MapSpec(
         name="hr_conn_free", type=22, max_entries=262144, flags=0, pinning=1, key_size=0, value_size=4
     ),
-    "hr_conn_ids": MapSpec(name="hr_conn_ids", type=6, max_entries=1, flags=0, pinning=1, key_size=4, value_size=8),
+    "hr_conn_ids": MapSpec(
+        name="hr_conn_ids", type=6, max_entries=1, flags=0, pinning=1, key_size=4, value_size=8, key=U32, value=U64
+    ),
     "hr_conns": MapSpec(
-        name="hr_conns", type=2, max_entries=262144, flags=0, pinning=1, key_size=4, value_size=192, value=Conn
+        name="hr_conns", type=2, max_entries=262144, flags=0, pinning=1, key_size=4, value_size=192, key=U32, value=Conn
     ),
-    "hr_cursors": MapSpec(name="hr_cursors", type=2, max_entries=2, flags=0, pinning=1, key_size=4, value_size=8),
+    "hr_cursors": MapSpec(
+        name="hr_cursors", type=2, max_entries=2, flags=0, pinning=1, key_size=4, value_size=8, key=U32, value=U64
+    ),
     "hr_devices": MapSpec(
-        name="hr_devices", type=1, max_entries=4096, flags=0, pinning=1, key_size=4, value_size=4, value=Device
+        name="hr_devices", type=1, max_entries=4096, flags=0, pinning=1, key_size=4, value_size=4, key=U32, value=Device
     ),
-    "hr_epochs": MapSpec(name="hr_epochs", type=2, max_entries=262144, flags=0, pinning=1, key_size=4, value_size=4),
+    "hr_epochs": MapSpec(
+        name="hr_epochs", type=2, max_entries=262144, flags=0, pinning=1, key_size=4, value_size=4, key=U32, value=U32
+    ),
     "hr_fdbs": MapSpec(
         name="hr_fdbs", type=1, max_entries=262144, flags=1, pinning=1, key_size=12, value_size=8, key=FdbKey, value=Fdb
     ),
@@ -1579,6 +1730,17 @@ MAPS: dict[str, MapSpec] = {
         key=FdbKey,
         value=Learnt,
     ),
+    "hr_names": MapSpec(
+        name="hr_names",
+        type=1,
+        max_entries=524288,
+        flags=1,
+        pinning=1,
+        key_size=16,
+        value_size=4,
+        key=NameKey,
+        value=Name,
+    ),
     "hr_neighbours": MapSpec(
         name="hr_neighbours",
         type=1,
@@ -1598,14 +1760,25 @@ MAPS: dict[str, MapSpec] = {
         pinning=1,
         key_size=4,
         value_size=48,
+        key=U32,
         value=PortCounters,
     ),
     "hr_ports": MapSpec(
-        name="hr_ports", type=2, max_entries=4096, flags=0, pinning=1, key_size=4, value_size=32, value=Port
+        name="hr_ports", type=2, max_entries=4096, flags=0, pinning=1, key_size=4, value_size=32, key=U32, value=Port
     ),
-    "hr_reasons": MapSpec(name="hr_reasons", type=6, max_entries=262144, flags=0, pinning=1, key_size=4, value_size=8),
+    "hr_reasons": MapSpec(
+        name="hr_reasons", type=6, max_entries=262144, flags=0, pinning=1, key_size=4, value_size=8, key=U32, value=U64
+    ),
     "hr_sources": MapSpec(
-        name="hr_sources", type=11, max_entries=262144, flags=1, pinning=1, key_size=32, value_size=4, key=SourceKey
+        name="hr_sources",
+        type=11,
+        max_entries=262144,
+        flags=1,
+        pinning=1,
+        key_size=32,
+        value_size=4,
+        key=SourceKey,
+        value=U32,
     ),
     "hr_vteps": MapSpec(
         name="hr_vteps",

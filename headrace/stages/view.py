@@ -1,0 +1,139 @@
+"""What the compilers compile from: desired state as one host sees it, with the devices and indices it has."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Protocol
+
+import msgspec
+
+from headrace import abi
+from headrace.model import Network, Port, State
+
+Table = dict[abi.Packed, abi.Packed]
+Tables = dict[str, Table]
+"""Table name (as in bpf/maps.h) -> its entries."""
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Prefix = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Index(Protocol):
+    """Gives every name one index that stays its own as long as anything names it (hr_names)."""
+
+    def port(self, port: str) -> int:
+        """Index of a local port: 1 ... abi.PORTS - 1."""
+
+    def endpoint(self, name: str) -> int:
+        """Index of a remote port or VTEP: abi.PORTS ... abi.ENDPOINTS - 1."""
+
+    def vtep(self, address: str) -> int:
+        """Index of a VTEP: 1 ... abi.VTEPS - 1."""
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    """A network device of the host. ``peer``: a veth whose peer takes frames directly (bpf_redirect_peer)."""
+
+    ifindex: int
+    name: str
+    peer: bool = False
+
+
+class View:
+    """One host's part of desired state.
+
+    ``devices``: port id -> its device, where it is there. ``vteps``: this host's own tunnel endpoints.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        host: str,
+        index: Index,
+        devices: Mapping[str, Device],
+        vteps: tuple[str, ...] = (),
+        tunnel_port: int = 4789,
+        quota: int = 0,
+    ) -> None:
+        self.state = state
+        self.host = host
+        self.index = index
+        self.devices = devices
+        self.vteps = tuple(ipaddress.ip_address(vtep) for vtep in vteps)
+        self.tunnel_port = tunnel_port
+        self.quota = quota
+
+    @cached_property
+    def local_ports(self) -> list[Port]:
+        """The host's ports whose network is known, by id."""
+        ports = self.state.ports_on(self.host).values()
+        return sorted((port for port in ports if port.network in self.state.networks), key=lambda port: port.id)
+
+    @cached_property
+    def networks(self) -> dict[str, Network]:
+        """Networks that have a port here."""
+        return {port.network: self.state.networks[port.network] for port in self.local_ports}
+
+    @cached_property
+    def ports(self) -> list[Port]:
+        """All ports of those networks, wherever they are, by id."""
+        return sorted((port for port in self.state.ports.values() if port.network in self.networks), key=lambda p: p.id)
+
+    @cached_property
+    def remote_ports(self) -> list[tuple[Port, Address]]:
+        """Ports of those networks on hosts that can be reached, each with the VTEP to reach it by."""
+        reached = ((port, self.vtep_of(port.host)) for port in self.ports if port.host not in {None, self.host})
+        return [(port, vtep) for port, vtep in reached if vtep is not None]
+
+    def vtep_of(self, host: str | None) -> Address | None:
+        """The first tunnel endpoint of another host whose IP version this host has too."""
+        known = self.state.hosts.get(host or "")
+        own = {vtep.version for vtep in self.vteps}
+        addresses = map(ipaddress.ip_address, known.vteps if known else ())
+        return next((address for address in addresses if address.version in own), None)
+
+    def members(self, group: str) -> list[Port]:
+        """The ports, anywhere, that carry a security group."""
+        return self._members.get(group, [])
+
+    @cached_property
+    def _members(self) -> dict[str, list[Port]]:
+        members: dict[str, list[Port]] = {}
+        for port in self.state.ports.values():
+            for group in port.security_groups:
+                members.setdefault(group, []).append(port)
+        return members
+
+
+def segment_of(network: Network) -> int:
+    """How the datapath names a network's segment (bpf/abi.h: enum hr_where << 28 | wire id)."""
+    return abi.Where.VXLAN << abi.WHERE_SHIFT | network.segment.id
+
+
+def address_octets(address: Address) -> bytes:
+    """16 octets, IPv4 as ::ffff:a.b.c.d."""
+    return b"\0" * 10 + b"\xff\xff" + address.packed if address.version == 4 else address.packed  # noqa: PLR2004
+
+
+def prefix_bits(prefix: Prefix) -> int:
+    """Length of a prefix within the 16 octets of ``address_octets``."""
+    return prefix.prefixlen + (96 if prefix.version == 4 else 0)  # noqa: PLR2004
+
+
+def mac_octets(mac: str) -> bytes:
+    """Six octets."""
+    return bytes.fromhex(mac.replace(":", ""))
+
+
+def content_id(*parts: object) -> int:
+    """A 64-bit id that is the same wherever the same content is compiled, and larger than abi.RULE_*."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") | 1 << 62
+
+
+def rule_id(rule: str) -> int:
+    """How the datapath names a rule."""
+    return content_id("rule", rule)

@@ -83,7 +83,7 @@ class Btf:
     def __init__(self, data: bytes, source: str) -> None:
         self.source = source
         magic, _version, _flags, header, type_off, type_len, str_off, str_len = struct.unpack_from("<HBBIIIII", data)
-        if magic != 0xEB9F:  # noqa: PLR2004 - BTF_MAGIC
+        if magic != 0xEB9F:
             raise BtfError(f"{source}: the .BTF section is not little-endian BTF")
         self._strings = data[header + str_off : header + str_off + str_len]
         self.types = [Type(0, Kind.VOID, "void")]

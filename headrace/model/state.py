@@ -69,8 +69,8 @@ def decode(type_name: str, body: object) -> Object:
 
 def nearest(text: str, cls: type[msgspec.Struct]) -> str:
     """``; did you mean X?`` for the unknown field that a msgspec message names, or nothing."""
-    import difflib  # noqa: PLC0415 - only needed to explain a mistake
-    import re  # noqa: PLC0415
+    import difflib
+    import re
 
     match = re.search(r"unknown field `([^`]*)`", text)
     close = difflib.get_close_matches(match.group(1), cls.__struct_fields__, 1) if match else []

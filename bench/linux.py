@@ -1,0 +1,150 @@
+"""Linux bridge + kernel VXLAN, with nftables and conntrack as Neutron's hybrid firewall has them, and without."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.contender import Passive, Sink
+from bench.process import CommandError, SetupError, run
+from bench.rules import Rule, make_rules
+from bench.wiring import VNI, WORKLOAD_MTU, Host, Wiring, ip
+
+if TYPE_CHECKING:
+    from typing import ClassVar
+
+VXLAN_PORT = 4789
+IDLE_TIMEOUT_S = 900
+CONNECTIONS = 4_000_000
+BUCKETS = 1_048_576
+
+
+class LinuxOpen(Passive):
+    """No firewall. Forwarding entries are static on both bridge and vxlan device: no learning, no flooding."""
+
+    name = "linux-open"
+    sink: Sink = "xdp"
+
+    def setup(self, wiring: Wiring, rules: int) -> None:
+        del rules
+        for host in wiring.hosts:
+            bridge(wiring, host)
+        wiring.check()
+
+
+class Linux(LinuxOpen):
+    """With the firewall: conntrack first, then the rules one after another."""
+
+    name = "linux"
+    idle_timeout = IDLE_TIMEOUT_S
+
+    def __init__(self) -> None:
+        self._hosts: tuple[Host, ...] = ()
+        self._limits = ConntrackLimits()
+
+    def setup(self, wiring: Wiring, rules: int) -> None:
+        self._limits.raise_()
+        self._hosts = wiring.hosts
+        for host in wiring.hosts:
+            bridge(wiring, host)
+            # This kernel has no nf_conntrack_bridge, so bridged packets are handed to the IP hooks instead.
+            settings = {
+                "net.bridge.bridge-nf-call-iptables": 1,
+                "net.bridge.bridge-nf-call-ip6tables": 1,
+                "net.netfilter.nf_conntrack_udp_timeout": IDLE_TIMEOUT_S,
+                "net.netfilter.nf_conntrack_udp_timeout_stream": IDLE_TIMEOUT_S,
+            }
+            run("nft", "-f", "-", stdin=ruleset(host, make_rules(rules)), namespace=host.namespace)
+            try:
+                run("sysctl", "-q", *(f"{k}={v}" for k, v in settings.items()), namespace=host.namespace)
+            except CommandError as error:
+                raise SetupError(f"linux: bridge netfilter is not there: {error}") from error
+        wiring.check()
+
+    def forget(self) -> None:
+        for host in self._hosts:
+            run("conntrack", "-F", namespace=host.namespace)
+
+    def teardown(self) -> None:
+        self._limits.restore()
+
+
+class ConntrackLimits:
+    """Room for 1 M flows on each host. The limits are the whole machine's: put back what was there."""
+
+    PATHS: ClassVar[dict[str, int]] = {
+        "/proc/sys/net/netfilter/nf_conntrack_buckets": BUCKETS,
+        "/proc/sys/net/netfilter/nf_conntrack_max": CONNECTIONS,
+    }
+
+    def __init__(self) -> None:
+        self._before: dict[Path, str] = {}
+
+    def raise_(self) -> None:
+        for name, wanted in self.PATHS.items():
+            path = Path(name)
+            if not path.exists():
+                raise SetupError(f"linux: this kernel has no conntrack ({name})")
+            found = path.read_text().strip()
+            if int(found) < wanted:
+                path.write_text(str(wanted))
+                self._before[path] = found
+
+    def restore(self) -> None:
+        # nf_conntrack_max follows the buckets when those are written, so it comes last.
+        for path, value in self._before.items():
+            with contextlib.suppress(OSError):
+                path.write_text(value)
+        self._before.clear()
+
+
+def bridge(wiring: Wiring, host: Host) -> None:
+    """The port and a vxlan device on one bridge."""
+    other = wiring.other(host)
+    ip(host, f"link add vx{VNI} mtu {WORKLOAD_MTU} type vxlan id {VNI} local {host.underlay} dev {host.uplink}"
+             f" dstport {VXLAN_PORT} nolearning")  # fmt: skip
+    ip(host, f"link add br{VNI} mtu {WORKLOAD_MTU} type bridge stp_state 0 ageing_time 0 mcast_snooping 0")
+    for device in (f"vx{VNI}", host.port):
+        ip(host, f"link set {device} master br{VNI} up")
+        run("bridge", "-n", host.namespace, "link", "set", "dev", device, "learning", "off")
+    ip(host, f"link set br{VNI} up")
+    fdb = ["bridge", "-n", host.namespace, "fdb"]
+    run(*fdb, "replace", host.workload.mac, "dev", host.port, "master", "static")
+    run(*fdb, "replace", other.workload.mac, "dev", f"vx{VNI}", "master", "static")
+    run(*fdb, "replace", other.workload.mac, "dev", f"vx{VNI}", "dst", other.underlay, "self")
+
+
+def ruleset(host: Host, rules: list[Rule]) -> str:
+    """The table of one host: established first, then the chain of the port's direction."""
+    work = host.workload
+    lines = ["table inet bench {"]
+    for chain, side in (("from_port", "daddr"), ("to_port", "saddr")):
+        lines += [f"  chain {chain} {{", *(f"    {sentence(rule, side)}" for rule in rules), "    drop", "  }"]
+    lines += [
+        # Outer packets are not to be tracked: one lookup a packet less, as a good operator has it.
+        "  chain underlay_in { type filter hook prerouting priority raw;",
+        f"    udp dport {VXLAN_PORT} notrack",
+        "  }",
+        "  chain underlay_out { type filter hook output priority raw;",
+        f"    udp dport {VXLAN_PORT} notrack",
+        "  }",
+        "  chain forward { type filter hook forward priority 0; policy drop;",
+        "    ct state established,related accept",
+        "    ct state invalid drop",
+        f"    ip saddr {work.ipv4} goto from_port",
+        f"    ip6 saddr {work.ipv6} goto from_port",
+        f"    ip daddr {work.ipv4} goto to_port",
+        f"    ip6 daddr {work.ipv6} goto to_port",
+        "  }",
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def sentence(rule: Rule, side: str) -> str:
+    """The rule in nftables' words."""
+    match = [f"{'ip' if rule.family == 4 else 'ip6'} {side} {rule.remote}"]
+    if rule.protocol is not None:
+        match.append(f"{rule.protocol} dport {rule.port}" if rule.port else f"meta l4proto {rule.protocol}")
+    return " ".join([*match, "accept"])

@@ -1,0 +1,107 @@
+"""Open vSwitch's userspace datapath with DPDK ports over AF_XDP: no NIC of ours has a DPDK driver, every veth has this.
+
+Takes hugepages for as long as it stands, and gives them back whatever happens.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.ovs import Ovs, Vswitch
+from bench.process import CommandError, SetupError, run
+
+if TYPE_CHECKING:
+    from bench.wiring import Wiring
+
+PAGES = Path("/proc/sys/vm/nr_hugepages")
+PAGE_MIB = 2
+SOCKET_MIB = 512
+"""For each host: OVS halves its packet pool until it fits."""
+
+SLACK_PAGES = 32
+POLLING_CORES = {"a": 1, "b": 0}
+"""Of two cores the load takes core 0, so both hosts poll on core 1. Spreading them starves the load and carries less."""
+
+DRIVERS = ("librte_net_af_xdp.so", "librte_mempool_ring.so")
+
+
+class Hugepages:
+    """So many more than there were, on a file system of ours; both go again."""
+
+    def __init__(self) -> None:
+        self._before: str | None = None
+        self.mount: Path | None = None
+
+    def take(self, pages: int) -> Path:
+        if not PAGES.exists():
+            raise SetupError("ovs-dpdk: this kernel has no hugepages")
+        self._before = PAGES.read_text()
+        PAGES.write_text(str(int(self._before) + pages))
+        if int(PAGES.read_text()) < int(self._before) + pages:
+            raise SetupError(f"ovs-dpdk: no {pages} free hugepages of {PAGE_MIB} MiB in this machine's memory")
+        mount = Path(tempfile.mkdtemp(prefix="hrb-huge-"))
+        try:
+            run("mount", "-t", "hugetlbfs", "-o", f"pagesize={PAGE_MIB}M", "none", str(mount))
+        except CommandError as error:
+            mount.rmdir()
+            raise SetupError(f"ovs-dpdk: hugetlbfs: {error}") from error
+        self.mount = mount
+        return mount
+
+    def give_back(self) -> None:
+        if self.mount is not None:
+            run("umount", "-l", str(self.mount))
+            shutil.rmtree(self.mount, ignore_errors=True)
+            self.mount = None
+        if self._before is not None:
+            PAGES.write_text(self._before)
+            self._before = None
+
+
+class OvsDpdk(Ovs):
+    """As ``Ovs``, with polling threads; these burn their core also when nothing comes."""
+
+    name = "ovs-dpdk"
+    daemon = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hugepages = Hugepages()
+
+    def setup(self, wiring: Wiring, rules: int) -> None:
+        self.require(self.daemon, "openvswitch-switch-dpdk")
+        for driver in DRIVERS:
+            if not any(Path("/usr/lib").glob(f"*/dpdk/pmds-*/{driver}*")):
+                raise SetupError(f"ovs-dpdk: {driver} is missing: install librte-net-af-xdp23 librte-mempool-ring23")
+        self._hugepages.take(2 * SOCKET_MIB // PAGE_MIB + SLACK_PAGES)
+        super().setup(wiring, rules)
+
+    def start(self, switch: Vswitch) -> None:
+        extra = " ".join((
+            "--no-pci", "--iova-mode=va", "--single-file-segments",
+            f"--file-prefix={switch.directory.name}", f"--huge-dir={self._hugepages.mount}",
+        ))  # fmt: skip
+        switch.start(
+            "dpdk-init=true",
+            f"dpdk-socket-mem={SOCKET_MIB}",
+            f"dpdk-socket-limit={SOCKET_MIB}",
+            f"pmd-cpu-mask={1 << POLLING_CORES[switch.host.name]:#x}",
+            f'dpdk-extra="{extra}"',
+        )
+
+    def attach(self, switch: Vswitch, bridge: str, device: str, number: int) -> list[str]:
+        name = f"dpdk-{device}"[:15]
+        instance = f"net_af_xdp_{switch.host.name}{number}{bridge[3:]}"
+        return [
+            "--", "add-port", bridge, name, "--", "set", "interface", name, "type=dpdk",
+            f"options:dpdk-devargs={instance},iface={device},start_queue=0,queue_count=1", f"ofport_request={number}",
+        ]  # fmt: skip
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+        finally:
+            self._hugepages.give_back()

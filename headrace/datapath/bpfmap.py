@@ -164,8 +164,9 @@ class Map:
 
     def keys(self) -> Iterator[bytes]:
         """All keys."""
-        for key, _ in self.items():
-            yield key
+        for entries, keys, _ in self.chunks():
+            for at in range(entries):
+                yield keys[at * self.key_size : (at + 1) * self.key_size]
 
     def update_many(self, items: Iterable[tuple[bytes, bytes]], flags: int = BPF_ANY) -> None:
         """Write entries, in the order given."""

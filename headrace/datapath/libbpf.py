@@ -121,7 +121,7 @@ class Program:
     ) -> RunResult:
         """Run once (or ``repeat`` times) on ``data`` by BPF_PROG_TEST_RUN.
 
-        ``ctx`` is a ``__sk_buff``, an ``xdp_md`` or a syscall program's argument, and comes back as the program left it.
+        ``ctx`` is a ``__sk_buff``, an ``xdp_md`` or a syscall program's argument, and is returned as it ends.
         """
         options = ffi.new("struct bpf_test_run_opts *", {"sz": ffi.sizeof("struct bpf_test_run_opts")})
         held = [ffi.from_buffer("char[]", data), ffi.new("char[]", ctx or b"\0"), ffi.NULL, ffi.NULL]

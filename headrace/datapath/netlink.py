@@ -7,6 +7,7 @@ changes to a loop. Sources: rtnetlink(7), ``linux/rtnetlink.h``, ``linux/neighbo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import socket
@@ -198,7 +199,8 @@ class Netlink:
             raise NotSupported(message)
         for name, on in wanted.items():
             known[name] = on
-        self._ethtool.set_features(known)
+        with contextlib.suppress(EthtoolError):  # "not all of it": we look ourselves which
+            self._ethtool.set_features(known)
         now = self.features(device)
         if refused := sorted(name for name, on in wanted.items() if now[name] != on):
             message = f"device {device} does not let us change {', '.join(refused)}"
@@ -343,7 +345,7 @@ def _ask_neighbour(ifindex: int, address: str) -> Any:
 
 
 def _family(address: str) -> int:
-    return socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET  # noqa: PLR2004
+    return socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
 
 
 def _or_none(number: int, call: Any, *arguments: Any) -> Any:

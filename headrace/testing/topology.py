@@ -33,7 +33,7 @@ from headrace.testing.wait import wait_until
 NAMESPACES = Path("/run/netns")
 IPV6_LEAST_MTU = 1280
 CLONE_NEWNET = 0x40000000
-GRACE = 3.0
+GRACE = 2.0
 """Seconds a process has between SIGTERM and SIGKILL."""
 
 Command = str | Sequence[str]

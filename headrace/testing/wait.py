@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
@@ -26,7 +26,15 @@ def wait_until(predicate: Callable[[], T], timeout: float = 5.0, what: str = "")
     return answer
 
 
-async def async_wait_until(predicate: Callable[[], T | Awaitable[T]], timeout: float = 5.0, what: str = "") -> T:  # noqa: ASYNC109
+@overload
+async def async_wait_until(predicate: Callable[[], Awaitable[T]], timeout: float = 5.0, what: str = "") -> T: ...  # noqa: ASYNC109
+
+
+@overload
+async def async_wait_until(predicate: Callable[[], T], timeout: float = 5.0, what: str = "") -> T: ...  # noqa: ASYNC109
+
+
+async def async_wait_until(predicate: Callable[[], Any], timeout: float = 5.0, what: str = "") -> Any:  # noqa: ASYNC109
     """Do as ``wait_until`` in an event loop; the predicate may be a coroutine function."""
     deadline = time.monotonic() + timeout
     pause = FIRST_PAUSE

@@ -1,0 +1,28 @@
+"""Compile a small BPF program for a test."""
+
+from __future__ import annotations
+
+import subprocess
+import sysconfig
+from pathlib import Path
+
+from headrace.errors import InvalidInput
+
+PREAMBLE = """
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_helpers.h>
+char _license[] SEC("license") = "GPL";
+"""
+
+
+def compile_bpf(source: str, folder: Path, name: str = "probe") -> Path:
+    """The object of ``source``, which finds the usual headers included and a licence given."""
+    code, built = folder / f"{name}.bpf.c", folder / f"{name}.bpf.o"
+    code.write_text(f'{PREAMBLE}\n#line 1 "{name}"\n{source}')
+    headers = f"/usr/include/{sysconfig.get_config_var('MULTIARCH') or 'x86_64-linux-gnu'}"
+    command = ["clang", "-O2", "-g", "-Wall", "-target", "bpf", "-mcpu=v3", "-idirafter", headers]
+    done = subprocess.run([*command, "-c", str(code), "-o", str(built)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InvalidInput(f"{name} does not compile: {done.stderr}")
+    return built

@@ -35,6 +35,7 @@ ONLY_COMPILER = {
 ONLY_PACKET_TEST = {
     "fuzz": "malformed frames for all stages",
     "load": "every program and knob through the verifier",
+    "libbpf": "the binding that the other packet tests stand on",
     "replay": "the flow table, which is no stage",
     "corpus": "every packet that ever broke us",
     "epoch": "a walk and a writer at once",

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+from pathlib import Path
 
 import click
 
-DIRECTORY = "/etc/headrace"
+from headrace.cli.output import output_option, show_one
+from headrace.cli.reach import DIRECTORY, Reach, reaching
+
+directory_option = click.option(
+    "--directory", type=click.Path(file_okay=False, path_type=Path), default=DIRECTORY, show_default=True
+)
 
 
 @click.group(invoke_without_command=True)
@@ -16,6 +23,7 @@ def controller(ctx: click.Context, config: str | None) -> None:
     r"""Run the controller, or make its certificates.
 
     \b
+    headrace controller init --name controller.example.org
     headrace controller --config /etc/headrace/controller.toml
     """
     if ctx.invoked_subcommand is not None:
@@ -32,3 +40,48 @@ def controller(ctx: click.Context, config: str | None) -> None:
         # A status of its own: systemd does not try again what only an operator can mend.
         click.echo(f"error: {error}", err=True)
         sys.exit(EX_CONFIG)
+
+
+@controller.command()
+@directory_option
+@click.option("--name", "names", multiple=True, help="A name or address that clients reach the controller by (repeat).")
+def init(directory: Path, names: tuple[str, ...]) -> None:
+    """Make the authority, and the certificates of the controller and of its operator.
+
+    Once made, the authority stays; run again, this renews the two certificates.
+    """
+    from headrace.controller.identity import Authority, expiry
+
+    known = (directory / "ca.key").exists()
+    authority = Authority.load(directory) if known else Authority.create(directory)
+    names = tuple(dict.fromkeys([*names, "localhost", "127.0.0.1", "::1", socket.gethostname(), socket.getfqdn()]))
+    files = authority.issue(directory, "controller", "controller", names[0], names)
+    authority.issue(directory, "client", "operator", "cli")
+    click.echo(f"{directory}: authority {'kept' if known else 'made'}; certificates for the controller and operator")
+    click.echo(f"the controller is reached as {', '.join(names)}; valid until {expiry(files.certificate):%Y-%m-%d}")
+
+
+@controller.command()
+@click.argument("name")
+@directory_option
+@click.option("--to", type=click.Path(file_okay=False, path_type=Path), help="Where to write them.  [default: ./NAME]")
+@click.option("--operator", is_flag=True, help="For an operator instead of a writer.")
+def issue(name: str, directory: Path, to: Path | None, *, operator: bool) -> None:
+    """Make a certificate for a writer (`neutron`) or an operator, on the controller's machine."""
+    from headrace.controller.identity import Authority, expiry
+
+    file_name = "client" if operator else name
+    role = "operator" if operator else "writer"
+    files = Authority.load(directory).issue(to or Path(name), file_name, role, name)  # type: ignore[arg-type]
+    click.echo(f"{role} {name}: certificate valid until {expiry(files.certificate):%Y-%m-%d}")
+    click.echo(f"copy {files.authority}, {files.certificate}, {files.key} to where it runs")
+
+
+@controller.command()
+@output_option
+@reaching
+def status(reach: Reach, output: str) -> None:
+    """How the controller is."""
+    import msgspec
+
+    show_one(output, msgspec.structs.asdict(reach.ask(lambda client: client.health())))

@@ -64,13 +64,14 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """How the controller is. ``store`` is ``ok`` or what is wrong with it."""
+    """How the controller is. ``store`` is ``ok`` or what is wrong with it; ``time`` is its clock's, as in status."""
 
     epoch: str
     revision: int
     objects: int
     watchers: int
     store: str
+    time: float
 
 
 class Signing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -154,7 +154,7 @@ class Client:
         data = None if body is None else msgspec.json.encode(body)
         async with self._reached(), self._open.request(method, self._url + path, data=data, params=query) as response:
             content = await response.read()
-            if response.status >= 400:  # noqa: PLR2004 - HTTP
+            if response.status >= 400:
                 raise self._failure(response.status, content)
         return self._decode(content, type_)
 
@@ -162,7 +162,7 @@ class Client:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=self._silence)
         async with self._reached():
             async with self._open.get(self._url + path, params=query, timeout=timeout) as response:
-                if response.status >= 400:  # noqa: PLR2004 - HTTP
+                if response.status >= 400:
                     raise self._failure(response.status, await response.read())
                 # Lines are put together here: aiohttp's own reader has a limit on their length.
                 rest = b""

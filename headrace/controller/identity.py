@@ -212,6 +212,12 @@ def expiry(certificate: Path) -> dt.datetime:
     return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
 
 
+def common_name(certificate: Path) -> str:
+    """Whose a certificate is."""
+    found = x509.load_pem_x509_certificate(certificate.read_bytes()).subject
+    return str(found.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
+
+
 def subject(role: Role, name: str) -> x509.Name:
     """A certificate's subject."""
     return x509.Name(

@@ -93,6 +93,7 @@ class Service:
             objects=sum(1 for entry in self.hub.desired.entries.values() if entry.item),
             watchers=self.hub.watchers(),
             store=str(self._trouble) if self._trouble else "ok",
+            time=self._clock(),
         )
 
     async def _carry_out(self, plan: Callable[[], Plan]) -> Answer:

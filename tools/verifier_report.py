@@ -167,7 +167,9 @@ def main(*, check: bool, kernels: tuple[str, ...], objects: Path, page: Path) ->
         click.echo(f"{page}: {len(measured)} loads of programs on {len(kernels)} kernels", err=True)
         return
     if lines := moved(kept, measured):
-        raise click.ClickException("\n".join([*lines, "if that is meant, write the page anew: make verifier"]))
+        raise click.ClickException(
+            "\n".join([*lines, "if that is meant, write the page anew (the same without --check)"])
+        )
 
 
 if __name__ == "__main__":

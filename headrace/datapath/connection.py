@@ -1,0 +1,169 @@
+"""What a host remembers for the oracle: connections and their states, first fragments, learnt MACs.
+
+docs/pipeline.md, "track". Times are milliseconds of whatever clock the caller has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from headrace.abi import State
+from headrace.datapath.decision import Course, Key, Place, Side
+from headrace.datapath.packet import ACK, FIN, ICMP, ICMPV6, RST, SYN, TCP, UDP
+
+FRAGMENT_LIFE = 30_000
+"""Milliseconds that the ports of a first fragment are kept."""
+
+TIMEOUTS = {
+    State.SYN_SENT: 120_000,
+    State.SYN_RECEIVED: 60_000,
+    State.ESTABLISHED: 432_000_000,
+    State.CLOSING: 120_000,
+    State.TIME_WAIT: 120_000,
+    State.CLOSED: 10_000,
+    State.STATELESS: 30_000,
+}
+"""Milliseconds of silence that a connection survives; NEW and ASSURED depend on the protocol."""
+
+
+class Connection(msgspec.Struct, kw_only=True):
+    """What outlives decisions. ``reply`` None: nothing answers it.
+
+    ``receiver``: where the original direction went, and so where replies enter. ``tracks_from``, ``tracks_to``: the
+    original sender's and receiver's side let replies pass. Counters are of (original, reply) packets.
+    """
+
+    state: State
+    original: Key
+    receiver: Place
+    reply: Key | None = None
+    tracks_from: bool = False
+    tracks_to: bool = False
+    adopted: bool = False
+    fin_original: bool = False
+    fin_reply: bool = False
+    seen: int = 0
+    packets: list[int] = msgspec.field(default_factory=lambda: [0, 0])
+    octets: list[int] = msgspec.field(default_factory=lambda: [0, 0])
+
+    @property
+    def keys(self) -> list[Key]:
+        """Its one or two keys."""
+        return [self.original] if self.reply is None else [self.original, self.reply]
+
+    @property
+    def timeout(self) -> int:
+        """Milliseconds of silence that it survives."""
+        protocol = self.original.protocol
+        if self.state == State.NEW:
+            return 30_000 if protocol in {UDP, ICMP, ICMPV6} else 600_000
+        if self.state == State.ASSURED:
+            return {UDP: 180_000, ICMP: 30_000, ICMPV6: 30_000}.get(protocol, 600_000)
+        return TIMEOUTS[self.state]
+
+    def tracks(self, role: Side) -> bool:
+        """Whether the original sender's ("from") or receiver's ("to") side tracks it."""
+        return self.tracks_from if role == "from" else self.tracks_to
+
+    def place(self, role: Side) -> Place:
+        """Where packets of the original sender or receiver enter."""
+        return self.original.where if role == "from" else self.receiver
+
+    def advance(self, course: Course, flags: int | None) -> None:
+        """Take the state on by a packet. ``flags``: TCP's, None of a later fragment or another protocol."""
+        if self.original.protocol != TCP:
+            if self.state == State.NEW and course == "reply":
+                self.state = State.ASSURED
+            return
+        if flags is not None:
+            self.state = self._after_segment(course, flags)
+
+    def _after_segment(self, course: Course, flags: int) -> State:
+        if self.state in {State.CLOSED, State.STATELESS}:
+            return self.state
+        if flags & RST:
+            return State.CLOSED
+        if flags & FIN:
+            if course == "original":
+                self.fin_original = True
+            else:
+                self.fin_reply = True
+            return State.TIME_WAIT if self.fin_original and self.fin_reply else State.CLOSING
+        if self.state == State.SYN_SENT and course == "reply":
+            return State.SYN_RECEIVED if flags & SYN else State.ESTABLISHED
+        if self.state == State.SYN_RECEIVED and course == "original" and not flags & SYN:
+            return State.ESTABLISHED
+        return self.state
+
+    def reopened_by(self, flags: int | None) -> bool:
+        """Whether a packet with these TCP flags is a SYN that finds this connection finished."""
+        finished = self.state in {State.TIME_WAIT, State.CLOSED}
+        return finished and flags is not None and flags & (SYN | ACK) == SYN
+
+
+class FirstFragment(msgspec.Struct, frozen=True, kw_only=True):
+    """What later fragments need of the first. ``length``: octets of its payload."""
+
+    sport: int
+    dport: int
+    length: int
+    seen: int
+
+
+class Connections:
+    """All that a host remembers of packets; as a mapping, connections by flow key.
+
+    ``learnt``: (VNI, MAC) -> ``("port", id)`` or ``("host", id)``.
+    """
+
+    def __init__(self) -> None:
+        self.flows: dict[Key, Connection] = {}
+        self.fragments: dict[tuple[Place, str, str, int, int], FirstFragment] = {}
+        self.learnt: dict[tuple[int, str], tuple[str, str]] = {}
+
+    def __getitem__(self, key: Key) -> Connection:
+        return self.flows[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.flows
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self.flows)
+
+    def __len__(self) -> int:
+        return len(self.flows)
+
+    def live(self, key: Key, now: int) -> Connection | None:
+        """The connection that a key belongs to; one that expired is gone."""
+        connection = self.flows.get(key)
+        if connection is not None and now - connection.seen > connection.timeout:
+            self.remove(connection)
+            return None
+        return connection
+
+    def add(self, connection: Connection) -> None:
+        """Take a new connection in; those that hold its keys end."""
+        for key in connection.keys:
+            if key in self.flows:
+                self.remove(self.flows[key])
+        for key in connection.keys:
+            self.flows[key] = connection
+
+    def remove(self, connection: Connection) -> None:
+        for key in connection.keys:
+            self.flows.pop(key, None)
+
+    def move(self, connection: Connection, receiver: Place) -> None:
+        """The receiver is elsewhere now, and there its replies enter."""
+        self.remove(connection)
+        connection.receiver = receiver
+        if connection.reply is not None:
+            connection.reply = connection.reply._replace(where=receiver)
+        self.add(connection)
+
+    def first_fragment(self, name: tuple[Place, str, str, int, int], now: int) -> FirstFragment | None:
+        """The first fragment of a packet, if it was seen lately."""
+        first = self.fragments.get(name)
+        return first if first is not None and now - first.seen <= FRAGMENT_LIFE else None

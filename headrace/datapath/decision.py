@@ -1,0 +1,126 @@
+"""What the oracle is asked and what it answers: an arrival, and the decision with every step that led to it."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from headrace.abi import Reason, State
+
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+Course = Literal["original", "reply"]
+"""Which way of its connection a packet travels."""
+
+Side = Literal["from", "to"]
+"""The sender's or the receiver's end of a packet's way."""
+
+RULE_NONE = "NONE"
+RULE_ESTABLISHED = "ESTABLISHED"
+RULE_IMPLICIT = "IMPLICIT"
+RULE_OPEN = "OPEN"
+RULE_REMOTE = "REMOTE"
+
+
+class Dropped(Exception):
+    """How a stage ends a packet's way: the outcome, not an error."""
+
+    def __init__(self, reason: Reason, text: str) -> None:
+        super().__init__(f"{reason.name}: {text}")
+        self.reason = reason
+        self.text = text
+
+
+class Place(NamedTuple):
+    """Where packets enter a host: ``("port", id)`` or ``("vxlan", VNI)``."""
+
+    kind: Literal["port", "vxlan"]
+    id: str | int
+
+
+class Key(NamedTuple):
+    """A flow key (pipeline.md, "track"). ``dport`` of ICMP is ``type << 8 | code``."""
+
+    source: IpAddress
+    destination: IpAddress
+    protocol: int
+    sport: int
+    dport: int
+    where: Place
+
+
+class Arrival(msgspec.Struct, frozen=True, kw_only=True):
+    """A frame that enters a host.
+
+    By ``port``; by tunnel (the ``vtep`` it came from, ``vni``, inner frame); or, with neither, a whole frame on the
+    uplink, outer headers included. ``gso_size``: payload of one segment if it is a super-packet. ``vlan``: a tag the NIC took off.
+    """
+
+    frame: bytes
+    port: str | None = None
+    vtep: str | None = None
+    vni: int | None = None
+    gso_size: int = 0
+    vlan: int | None = None
+
+
+class Output(msgspec.Struct, frozen=True, kw_only=True):
+    """One copy that leaves: to a local ``port``, or to a VTEP on a VNI under an outer header with ``tos``.
+
+    ``rule``: what let it pass on the receiver's side.
+    """
+
+    frame: bytes
+    port: str | None = None
+    vtep: str | None = None
+    vni: int | None = None
+    tos: int = 0
+    rule: str = RULE_NONE
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """A receiver that a flooded frame did not reach, and why."""
+
+    port: str
+    reason: Reason
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """What one stage found. ``rule``: the id of the rule that decided, or a RULE_* name."""
+
+    stage: str
+    text: str
+    rule: str | None = None
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What happens to a packet, why, and what it left behind.
+
+    Several rules may allow a packet: ``rule_from`` and ``rule_to`` are the first in the order of the port's groups;
+    ``allowed_from`` and ``allowed_to`` are all of them. ``passed``: not ours, the host's kernel has it untouched.
+    ``connection``: the state it is in afterwards. ``packets`` and ``octets``: how the frame counts (pipeline.md,
+    "account").
+    """
+
+    reason: Reason
+    outputs: tuple[Output, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    passed: bool = False
+    rule_from: str = RULE_NONE
+    rule_to: str = RULE_NONE
+    allowed_from: tuple[str, ...] = ()
+    allowed_to: tuple[str, ...] = ()
+    key: Key | None = None
+    course: Course | None = None
+    connection: State | None = None
+    packets: int = 1
+    octets: int = 0
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def dropped(self) -> bool:
+        """Whether nobody gets it, not even its sender as an answer."""
+        return not self.outputs and not self.passed

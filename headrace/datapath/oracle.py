@@ -1,0 +1,208 @@
+"""The judge: what happens to one packet on one host, decided from the model alone, stage by stage.
+
+``decide`` is plain, slow and obvious on purpose. It shares nothing with the compilers and their tables, so that
+agreeing with it means something. docs/pipeline.md is its specification; each stage is in ``oracle_<stage>.py``.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from headrace.abi import Reason
+from headrace.datapath.connection import Connection, Connections
+from headrace.datapath.decision import (
+    RULE_IMPLICIT,
+    RULE_NONE,
+    Arrival,
+    Decision,
+    Dropped,
+    Key,
+    Output,
+    Place,
+    Refusal,
+    Side,
+    Step,
+)
+from headrace.datapath.notation import describe
+from headrace.datapath.oracle_acl import REMOTE, Verdict, judge
+from headrace.datapath.oracle_admit import Entry, admit, take_outer
+from headrace.datapath.oracle_forward import Receiver, flood, forward, learn, locate, outer_tos
+from headrace.datapath.oracle_respond import respond
+from headrace.datapath.oracle_spoof import anti_spoof
+from headrace.datapath.oracle_track import Bond, bind, key_of, settle
+from headrace.datapath.oracle_view import View
+from headrace.datapath.packet import Packet
+from headrace.model import State
+
+__all__ = ["Arrival", "Connection", "Connections", "Decision", "Key", "Output", "Place", "Refusal", "Step", "decide"]
+
+
+def decide(state: State, host: str, connections: Connections, arrival: Arrival, now_ms: int = 0) -> Decision:
+    """Decide about a packet that arrives at a host; ``connections`` is what the host remembers, and is kept up."""
+    return Walk(View(state, host), connections, now_ms).decide(arrival)
+
+
+class Walk:
+    """One packet's way through the stages, and what is known of it so far."""
+
+    def __init__(self, view: View, connections: Connections, now: int) -> None:
+        self.view = view
+        self.connections = connections
+        self.now = now
+        self.steps: list[Step] = []
+        self.bond = Bond()
+        self.stage = "admit"
+        self.verdicts: dict[Side, Verdict] = {}
+        self.packets = 1
+        self.octets = 0
+
+    def decide(self, arrival: Arrival) -> Decision:
+        self.octets = len(arrival.frame)
+        try:
+            if arrival.port is None and arrival.vtep is None:
+                outer = take_outer(self.view, arrival.frame)
+                if outer is None:
+                    self.note("not for a VTEP of ours: the kernel's")
+                    return self.conclude(Reason.NONE, passed=True)
+                arrival = msgspec.structs.replace(arrival, vtep=outer.vtep, vni=outer.vni, frame=outer.frame)
+                self.octets = len(arrival.frame)
+            return self.walk(admit(self.view, arrival), arrival)
+        except Dropped as dropped:
+            self.note(f"dropped, {dropped.reason.name}: {dropped.text}")
+            if dropped.reason == Reason.CONNECTION_CUT and self.bond.connection is not None:
+                self.connections.remove(self.bond.connection)
+            return self.conclude(dropped.reason)
+
+    def walk(self, entry: Entry, arrival: Arrival) -> Decision:
+        packet = entry.packet
+        self.packets, self.octets = weigh(packet, arrival.gso_size)
+        self.note(f"{came_from(entry)} on {entry.network.label()}: {describe(packet)}")
+        self.stage = "anti_spoof"
+        self.note(anti_spoof(entry))
+        self.stage = "respond"
+        answer = respond(self.view, entry)
+        if answer is not None:
+            assert entry.port is not None
+            self.note(f"answered: {answer[1]}")
+            return self.conclude(Reason.ANSWERED, outputs=[Output(frame=answer[0], port=entry.port.id)])
+        receiver = None if packet.is_multicast else locate(self.view, self.connections, entry, packet.destination)
+        self.stage = "track"
+        self.track(entry, receiver)
+        self.stage = "acl, from side"
+        self.judge(entry, "from", Receiver(place=entry.place, port=entry.port))
+        self.stage = "forward"
+        learn(self.view, self.connections, entry)
+        if packet.is_multicast:
+            return self.flood(entry)
+        receiver = forward(entry, locate(self.view, self.connections, entry, packet.destination))
+        self.note(receiver.text)
+        self.stage = "acl, to side"
+        verdict = self.judge(entry, "to", receiver)
+        connection = self.settle(receiver)
+        return self.conclude(Reason.NONE, outputs=[self.send(entry, receiver, verdict)], connection=connection)
+
+    def track(self, entry: Entry, receiver: Receiver | None) -> None:
+        """Find the packet's connection."""
+        ip = entry.packet.ip
+        if ip is None:
+            return
+        key = key_of(self.connections, entry, ip, self.now)
+        self.bond = Bond(key=key)
+        ports = [entry.port, receiver.port if receiver else None]
+        stateful = any(self.view.stateful(port) for port in ports if port is not None)
+        place = receiver.place if receiver else None
+        self.bond = bind(self.connections, entry, key, place, self.now, stateful=stateful)
+        connection = self.bond.connection
+        if connection is not None:
+            about = "an error about" if self.bond.error else f"{self.bond.course} packet of"
+            self.note(f"{about} a connection, {connection.state.name}")
+        elif self.bond.tracked:
+            self.note("no connection yet")
+
+    def judge(self, entry: Entry, side: Side, end: Receiver) -> Verdict:
+        """Judge one side, if its port is here."""
+        verdict = REMOTE
+        if end.port is not None:
+            verdict = judge(self.view, entry, self.bond, end.port, side, end.place)
+        self.verdicts[side] = verdict
+        self.note(verdict.text, verdict.rule)
+        return verdict
+
+    def flood(self, entry: Entry) -> Decision:
+        """Send to everybody on the segment whose side allows it."""
+        self.note("flooded")
+        outputs, refused = [], []
+        self.stage = "acl, to side"
+        for receiver in flood(self.view, entry):
+            try:
+                verdict = self.judge(entry, "to", forward(entry, receiver))
+                outputs.append(self.send(entry, receiver, verdict))
+            except Dropped as dropped:
+                assert receiver.port is not None
+                self.note(f"not to {receiver.port.label()}, {dropped.reason.name}: {dropped.text}")
+                refused.append(Refusal(port=receiver.port.id, reason=dropped.reason))
+        self.verdicts.pop("to", None)
+        return self.conclude(Reason.FLOODED, outputs=outputs, refused=refused)
+
+    def settle(self, receiver: Receiver) -> Connection | None:
+        """Make or change the packet's connection, now that it is forwarded."""
+        if any(verdict.rule == RULE_IMPLICIT for verdict in self.verdicts.values()):
+            return None
+        tracks: dict[Side, bool] = {side: verdict.tracks for side, verdict in self.verdicts.items()}
+        return settle(
+            self.connections, self.bond, receiver.place, self.now, tracks=tracks, weight=(self.packets, self.octets)
+        )
+
+    def send(self, entry: Entry, receiver: Receiver, verdict: Verdict) -> Output:
+        frame = entry.packet.frame
+        if receiver.port is not None:
+            return Output(frame=frame, port=receiver.port.id, rule=verdict.rule)
+        vni = entry.network.segment.id
+        return Output(frame=frame, vtep=receiver.vtep, vni=vni, tos=outer_tos(entry.packet), rule=verdict.rule)
+
+    def note(self, text: str, rule: str | None = None) -> None:
+        self.steps.append(Step(stage=self.stage, text=text, rule=rule))
+
+    def conclude(
+        self,
+        reason: Reason,
+        *,
+        outputs: list[Output] | None = None,
+        refused: list[Refusal] | None = None,
+        connection: Connection | None = None,
+        passed: bool = False,
+    ) -> Decision:
+        nothing = Verdict(rule=RULE_NONE)
+        sender, receiver = self.verdicts.get("from", nothing), self.verdicts.get("to", nothing)
+        return Decision(
+            reason=reason,
+            outputs=tuple(outputs or ()),
+            refused=tuple(refused or ()),
+            passed=passed,
+            rule_from=sender.rule,
+            rule_to=receiver.rule,
+            allowed_from=sender.allowed,
+            allowed_to=receiver.allowed,
+            key=self.bond.key,
+            course=self.bond.course,
+            connection=connection.state if connection else None,
+            packets=self.packets,
+            octets=self.octets,
+            steps=tuple(self.steps),
+        )
+
+
+def weigh(packet: Packet, gso_size: int) -> tuple[int, int]:
+    """How a frame counts, packets and octets: a super-packet as its segments (docs/pipeline.md, "account")."""
+    length = len(packet.frame)
+    if not gso_size or packet.ip is None:
+        return 1, length
+    payload = length - packet.ip.header
+    packets = max(1, -(-payload // gso_size))
+    return packets, length + (packets - 1) * packet.ip.header
+
+
+def came_from(entry: Entry) -> str:
+    if entry.port is not None:
+        return f"from {entry.port.label()}"
+    return f"by tunnel from host {entry.host}"

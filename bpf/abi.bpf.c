@@ -16,6 +16,5 @@ HR_KEEP(enum, hr_direction);
 HR_KEEP(enum, hr_cursor);
 HR_KEEP(struct, hr_conclusion);
 HR_KEEP(struct, hr_bump);
-HR_KEEP(struct, hr_slot);
 
 char _license[] SEC("license") = "Dual BSD/GPL";

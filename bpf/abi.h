@@ -162,11 +162,6 @@ struct hr_conn {
 	struct hr_conn_rule rule[2]; /* original, reply */
 };
 
-/* A plain number where a table has no struct: keys of arrays, single values. */
-struct hr_slot {
-	__u32 value;
-};
-
 /* The device a packet enters by -> the port it belongs to. */
 struct hr_device {
 	__u32 port; /* index in hr_ports */

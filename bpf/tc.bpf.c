@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /* The tc hook: replay what is known, walk what is not. One program a stage; docs/pipeline.md has the order. */
+#include "lib/meta.h"
 #include "replay.h"
 #include "stages/acl.h"
 #include "stages/anti_spoof.h"
@@ -49,9 +50,9 @@ static __always_inline int hr_next(struct __sk_buff *skb, struct hr_walk *walk, 
 /* Longest IP packet that the frame stands for: a super-packet's segments count, not itself. */
 static __always_inline __u32 hr_longest(const struct __sk_buff *skb, const struct hr_packet *packet, __u32 base)
 {
-	if (skb->gso_size)
-		return packet->header - base - ETH_HLEN + skb->gso_size;
-	return packet->ip_length;
+	__u32 segment = packet->header - base - ETH_HLEN + skb->gso_size;
+
+	return skb->gso_size && segment < packet->ip_length ? segment : packet->ip_length;
 }
 
 static __always_inline int hr_parse_skb(struct __sk_buff *skb, __u32 base, struct hr_packet *packet)
@@ -137,7 +138,7 @@ int hr_from_port(struct __sk_buff *skb)
 	port = bpf_map_lookup_elem(&hr_ports, &device->port);
 	if (!walk || !port)
 		return hr_drop_at(0, HR_REASON_INTERNAL);
-	__builtin_memset(walk, 0, sizeof(*walk));
+	__builtin_memset(walk, 0, HR_WALK_FRESH);
 	walk->packet = packet;
 	walk->weight = weight;
 	walk->length = length;
@@ -153,8 +154,21 @@ int hr_from_port(struct __sk_buff *skb)
 		return hr_drop(walk, reason == HR_PARSE_PULL ? HR_REASON_INTERNAL : reason);
 	if (packet.kind >= HR_KIND_IPV4 && length > port->mtu)
 		return hr_drop(walk, HR_REASON_TOO_BIG);
-	hr_resolve(walk, 0);
+	hr_resolve(walk);
 	return hr_next(skb, walk, HR_STAGE_ANTI_SPOOF);
+}
+
+/* XDP may have taken the outer headers off. */
+static __always_inline bool hr_uncovered(struct __sk_buff *skb, struct hr_outer *outer)
+{
+	struct hr_meta *meta = (void *)(long)skb->data_meta;
+
+	if ((void *)(meta + 1) > (void *)(long)skb->data || meta->magic != HR_META_MAGIC)
+		return false;
+	__builtin_memset(outer, 0, sizeof(*outer));
+	outer->vni = meta->vni;
+	__builtin_memcpy(outer->saddr, meta->outer_saddr, 16);
+	return true;
 }
 
 /* Frames from the underlay. What is not for our VTEP is the kernel's, untouched. */
@@ -176,14 +190,18 @@ int hr_from_uplink(struct __sk_buff *skb)
 	config = bpf_map_lookup_elem(&hr_configs, &zero);
 	if (!config)
 		return TC_ACT_UNSPEC;
-	if ((void *)(long)skb->data + HR_VXLAN6_LENGTH > (void *)(long)skb->data_end)
-		bpf_skb_pull_data(skb, skb->len < HR_VXLAN6_LENGTH ? skb->len : HR_VXLAN6_LENGTH);
-	if (hr_vxlan_parse((void *)(long)skb->data, (void *)(long)skb->data_end, config, &outer) == HR_OUTER_FOREIGN)
-		return TC_ACT_UNSPEC;
-	if (outer.reason)
-		return hr_drop_at(0, outer.reason);
-	reason = outer.length == HR_VXLAN4_LENGTH ? hr_parse_skb(skb, HR_VXLAN4_LENGTH, &packet) :
-							    hr_parse_skb(skb, HR_VXLAN6_LENGTH, &packet);
+	if (!hr_uncovered(skb, &outer)) {
+		if (skb->vlan_present)
+			return TC_ACT_UNSPEC;
+		if ((void *)(long)skb->data + HR_VXLAN6_LENGTH > (void *)(long)skb->data_end)
+			bpf_skb_pull_data(skb, skb->len < HR_VXLAN6_LENGTH ? skb->len : HR_VXLAN6_LENGTH);
+		if (hr_vxlan_parse((void *)(long)skb->data, (void *)(long)skb->data_end, config, &outer) ==
+		    HR_OUTER_FOREIGN)
+			return TC_ACT_UNSPEC;
+		if (outer.reason)
+			return hr_drop_at(0, outer.reason);
+	}
+	reason = hr_parse_skb(skb, outer.length, &packet);
 	packet.key.where = HR_WHERE_VXLAN << HR_WHERE_SHIFT | outer.vni;
 	weight = hr_weigh(skb->len - outer.length, packet.header - outer.length, skb->gso_size);
 	length = hr_longest(skb, &packet, outer.length);
@@ -198,7 +216,7 @@ int hr_from_uplink(struct __sk_buff *skb)
 	walk = hr_walk_get();
 	if (!walk)
 		return hr_drop_at(0, HR_REASON_INTERNAL);
-	__builtin_memset(walk, 0, sizeof(*walk));
+	__builtin_memset(walk, 0, HR_WALK_FRESH);
 	walk->packet = packet;
 	walk->packet.l3 = ETH_HLEN;
 	walk->packet.l4 -= outer.length;
@@ -217,10 +235,11 @@ int hr_from_uplink(struct __sk_buff *skb)
 		return hr_drop(walk, HR_REASON_UNKNOWN_SEGMENT);
 	if (reason)
 		return hr_drop(walk, reason == HR_PARSE_PULL ? HR_REASON_INTERNAL : reason);
-	hr_resolve(walk, vtep->endpoint);
-	hr_learn(walk, vtep->endpoint, vtep->vtep);
+	walk->vtep = vtep->vtep;
+	walk->vtep_endpoint = vtep->endpoint;
+	hr_resolve(walk);
 	walk->rule.from_side = HR_RULE_REMOTE;
-	if (hr_pop(skb, outer.length))
+	if (outer.length && hr_pop(skb, outer.length))
 		return hr_drop(walk, HR_REASON_INTERNAL);
 	return hr_next(skb, walk, HR_STAGE_TRACK);
 }
@@ -301,8 +320,7 @@ HR_STAGE(hr_stage_forward)
 
 	if (!walk)
 		return hr_drop_at(0, HR_REASON_INTERNAL);
-	if (walk->from_port)
-		hr_learn(walk, walk->from_port, 0);
+	hr_learn(walk);
 	if (walk->packet.eth_dst[0] & 1)
 		return hr_next(skb, walk, HR_STAGE_FLOOD);
 	reason = hr_forward(walk);

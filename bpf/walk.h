@@ -32,6 +32,7 @@ enum hr_walk_flag {
 	HR_WALK_ICMP_ERROR = 32,
 	HR_WALK_TRACK_FROM = 64, /* the from side's port tracks */
 	HR_WALK_TRACK_TO = 128,
+	HR_WALK_STRAY = 256, /* a SYN+ACK that answers nothing known */
 };
 
 struct hr_walk {
@@ -49,13 +50,22 @@ struct hr_walk {
 	__u32 to_vtep; /* VTEP index, or 0 */
 	__u32 to_index;
 	__u32 to_epoch;
+	__u32 where[2]; /* with HR_WALK_FOUND: where the connection's original and reply keys enter */
+	__u32 vtep; /* by tunnel: index of the VTEP it came from */
+	__u32 vtep_endpoint;
 	__u32 conn; /* with HR_WALK_FOUND */
 	__u64 conn_id;
-	__u8 conn_flags;
-	__u8 pad[7];
+	__u32 conn_flags;
+	__u32 hash;
 	struct hr_conn_rule rule;
 	__u8 outer_saddr[16];
+	/* From here on room for the decision, set when it is made. */
+	struct hr_flow flow;
+	struct hr_flow answer;
+	struct hr_adjacency adjacency;
+	__u32 hop; /* enum hr_reason: how the next hop was found */
 };
+#define HR_WALK_FRESH offsetof(struct hr_walk, flow) /* octets to clear before a walk */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -14,7 +14,7 @@ import msgspec
 
 Octets = TypeVar("Octets", bytes, bytes | bytearray | memoryview)
 
-ABI_HASH = "1489da35f688"
+ABI_HASH = "d23480549a60"
 """Identifies layouts, values and maps together: two sides that differ in it must not share a map."""
 
 
@@ -1461,35 +1461,6 @@ class PortCounters(Packed, frozen=True, kw_only=True):
             from_port=Counter.unpack(v[0]),
             to_port=Counter.unpack(v[1]),
             walked=Counter.unpack(v[2]),
-        )
-
-
-_SLOT = struct.Struct("<I")
-
-
-class Slot(Packed, frozen=True, kw_only=True):
-    """struct hr_slot: A plain number where a table has no struct: keys of arrays, single values."""
-
-    SIZE: ClassVar[int] = 4
-    DTYPE: ClassVar[dict[str, Any]] = {
-        "names": ["value"],
-        "formats": ["<u4"],
-        "offsets": [0],
-        "itemsize": 4,
-    }
-
-    value: int = 0
-
-    def pack(self) -> bytes:
-        return _SLOT.pack(
-            self.value,
-        )
-
-    @classmethod
-    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
-        v = _SLOT.unpack(data)
-        return cls(
-            value=v[0],
         )
 
 

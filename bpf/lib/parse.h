@@ -75,6 +75,11 @@ static __always_inline __u8 hr_icmp_inverse(__u8 proto, __u8 type)
 	return 0xff;
 }
 
+static __always_inline bool hr_icmp_is_question(__u8 proto, __u8 type)
+{
+	return proto == IPPROTO_ICMPV6 ? type == 128 : type == 8 || type == 13 || type == 15 || type == 17;
+}
+
 static __always_inline bool hr_is_icmp(const struct hr_packet *packet)
 {
 	return (packet->kind == HR_KIND_IPV4 && packet->key.proto == IPPROTO_ICMP) ||
@@ -182,12 +187,16 @@ static __always_inline int hr_parse_ipv6(void *data, void *data_end, __u32 offse
 {
 	struct ipv6hdr *ip;
 	__u32 next;
+	bool fragmented = false;
 	__u8 proto;
 	int i;
 
 	HR_NEED(ip, offset, sizeof(*ip), end, HR_REASON_MALFORMED_IPV6);
 	packet->ip_length = sizeof(*ip) + bpf_ntohs(ip->payload_len);
 	if (ip->version != 6 || offset + packet->ip_length > end)
+		return HR_REASON_MALFORMED_IPV6;
+	/* The tables use ::ffff:0:0/96 for IPv4; on a wire it is not legal and must not be taken for it. */
+	if (hr_addr_is_v4(&ip->saddr) || hr_addr_is_v4(&ip->daddr))
 		return HR_REASON_MALFORMED_IPV6;
 	if (ip->saddr.s6_addr[0] == 0xff)
 		return HR_REASON_MULTICAST_SOURCE;
@@ -204,7 +213,7 @@ static __always_inline int hr_parse_ipv6(void *data, void *data_end, __u32 offse
 		if (proto != IPPROTO_HOPOPTS && proto != IPPROTO_ROUTING && proto != IPPROTO_DSTOPTS &&
 		    proto != IPPROTO_FRAGMENT && proto != IPPROTO_AH)
 			break;
-		if (i == HR_IPV6_EXTENSIONS)
+		if (i == HR_IPV6_EXTENSIONS || (proto == IPPROTO_FRAGMENT && fragmented))
 			return HR_REASON_MALFORMED_IPV6;
 		HR_BOUND(next, 16384);
 		HR_NEED(extension, next, 8, end, HR_REASON_MALFORMED_IPV6);
@@ -217,6 +226,7 @@ static __always_inline int hr_parse_ipv6(void *data, void *data_end, __u32 offse
 		if (proto == IPPROTO_FRAGMENT) {
 			__u32 place = bpf_ntohs(*(__be16 *)(extension + 2));
 
+			fragmented = true;
 			packet->fragment_id = *(__u32 *)(extension + 4);
 			packet->fragment_offset = place & 0xfff8;
 			packet->fragment = packet->fragment_offset ? HR_FRAGMENT_LATER :

@@ -97,15 +97,19 @@ static __always_inline int hr_acl(struct hr_walk *walk, const struct hr_port *po
 		/* The original sender is this side in original packets' from side, and in replies' to side. */
 		bool sender = original == from;
 
-		tracked = walk->conn_flags & (sender ? HR_CONN_STATEFUL_FROM : HR_CONN_STATEFUL_TO);
+		__u32 where = from ? walk->from_port : walk->to_port;
+
+		/* Replies sent to somebody else's MAC find no way past his rules: the side is where its key enters. */
+		tracked = walk->conn_flags & (sender ? HR_CONN_STATEFUL_FROM : HR_CONN_STATEFUL_TO) &&
+			  walk->where[sender ? 0 : 1] == where;
 		if (tracked) {
 			key = &walk->original;
 			role = sender ? HR_FROM_PORT : HR_TO_PORT;
 		}
 	}
-	if (!tracked && walk->flags & HR_WALK_ICMP_ERROR && stateful) {
+	if (!tracked && stateful && walk->flags & (HR_WALK_ICMP_ERROR | HR_WALK_STRAY)) {
 		*rule = HR_RULE_NONE;
-		return HR_REASON_ICMP_UNRELATED;
+		return walk->flags & HR_WALK_STRAY ? HR_REASON_TCP_INVALID : HR_REASON_ICMP_UNRELATED;
 	}
 	*rule = hr_acl_rule(port->policy, role, role == HR_FROM_PORT ? key->daddr : key->saddr, key->proto,
 			    key->dport);

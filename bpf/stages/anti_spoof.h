@@ -63,21 +63,31 @@ static __always_inline int hr_spoof_arp(struct __sk_buff *skb, struct hr_walk *w
 	return HR_REASON_NONE;
 }
 
+/* Reads an NS or NA; false where RFC 4861 section 7.1 or RFC 6980 tells to discard it. */
+static __always_inline bool hr_nd_load(struct __sk_buff *skb, const struct hr_packet *packet, struct hr_nd *nd)
+{
+	__u32 length = packet->l3 + packet->ip_length - packet->l4;
+	__u8 hop_limit = 0;
+
+	__builtin_memset(nd, 0, sizeof(*nd));
+	bpf_skb_load_bytes(skb, packet->l3 + offsetof(struct ipv6hdr, hop_limit), &hop_limit, 1);
+	if (packet->fragment || length < HR_ND_BARE || bpf_skb_load_bytes(skb, packet->l4, nd, HR_ND_BARE))
+		return false;
+	if (hop_limit != 255 || nd->code || nd->target[0] == 0xff || hr_addr_is_v4(nd->target))
+		return false;
+	if (length >= sizeof(*nd))
+		bpf_skb_load_bytes(skb, packet->l4 + HR_ND_BARE, &nd->option_type, sizeof(*nd) - HR_ND_BARE);
+	return true;
+}
+
 static __always_inline int hr_spoof_nd(struct __sk_buff *skb, struct hr_walk *walk)
 {
 	struct hr_packet *packet = &walk->packet;
-	__u32 length = packet->l3 + packet->ip_length - packet->l4;
 	__u8 option = packet->icmp_type == HR_ND_SOLICIT ? 1 : 2;
-	struct hr_nd nd = {};
-	__u8 hop_limit = 0;
+	struct hr_nd nd;
 
-	bpf_skb_load_bytes(skb, packet->l3 + offsetof(struct ipv6hdr, hop_limit), &hop_limit, 1);
-	if (length < HR_ND_BARE || bpf_skb_load_bytes(skb, packet->l4, &nd, HR_ND_BARE))
+	if (!hr_nd_load(skb, packet, &nd))
 		return HR_REASON_MALFORMED_ND;
-	if (hop_limit != 255 || nd.code || nd.target[0] == 0xff)
-		return HR_REASON_MALFORMED_ND;
-	if (length >= sizeof(nd))
-		bpf_skb_load_bytes(skb, packet->l4 + HR_ND_BARE, &nd.option_type, sizeof(nd) - HR_ND_BARE);
 	if (packet->icmp_type == HR_ND_ADVERT &&
 	    hr_source_of(walk->from_port, packet->eth_src, nd.target) != HR_SOURCE_ADDRESS)
 		return HR_REASON_SPOOFED_ND;
@@ -96,7 +106,7 @@ static __always_inline int hr_spoof_ip(struct __sk_buff *skb, struct hr_walk *wa
 {
 	struct hr_packet *packet = &walk->packet;
 	bool ipv6 = packet->kind == HR_KIND_IPV6;
-	bool icmp6 = ipv6 && packet->key.proto == IPPROTO_ICMPV6;
+	bool icmp6 = ipv6 && packet->key.proto == IPPROTO_ICMPV6 && packet->fragment != HR_FRAGMENT_LATER;
 	__u8 type = packet->icmp_type;
 	__u32 source;
 
@@ -111,7 +121,7 @@ static __always_inline int hr_spoof_ip(struct __sk_buff *skb, struct hr_walk *wa
 		source = HR_SOURCE_ADDRESS;
 	if (source != HR_SOURCE_ADDRESS)
 		return HR_REASON_SPOOFED_ADDRESS;
-	if (icmp6 && !packet->fragment && (type == HR_ND_SOLICIT || type == HR_ND_ADVERT))
+	if (icmp6 && (type == HR_ND_SOLICIT || type == HR_ND_ADVERT))
 		return hr_spoof_nd(skb, walk);
 	return HR_REASON_NONE;
 }

@@ -54,8 +54,9 @@ static __always_inline int hr_next_hop(struct __sk_buff *skb, __u32 index, __u32
 	return HR_REASON_NONE;
 }
 
-static __always_inline void hr_decision(const struct hr_walk *walk, __u32 out, struct hr_flow *flow)
+static __always_inline void hr_decision(struct hr_walk *walk, __u32 out)
 {
+	struct hr_flow *flow = &walk->flow;
 	__u32 version = hr_conn_new_id();
 
 	__builtin_memset(flow, 0, sizeof(*flow));
@@ -74,8 +75,82 @@ static __always_inline void hr_decision(const struct hr_walk *walk, __u32 out, s
 	flow->last = version;
 }
 
+static __always_inline bool hr_key_equal(const struct hr_flow_key *a, const struct hr_flow_key *b)
+{
+	const __u32 *x = (const __u32 *)a, *y = (const __u32 *)b;
+	__u32 differs = 0;
+	int i;
+
+#pragma unroll
+	for (i = 0; i < sizeof(*a) / 4; i++)
+		differs |= x[i] ^ y[i];
+	return !differs;
+}
+
+/* A connection that holds a key of a new one ends; but not one with the same two keys, which another CPU has just made. */
+static __noinline long hr_insert(const struct hr_conn *conn, int which, const struct hr_flow *flow)
+{
+	long error = bpf_map_update_elem(&hr_flows, &conn->key[which], flow, BPF_NOEXIST);
+	struct hr_flow *taken;
+	struct hr_conn *holder;
+	__u32 index;
+	__u64 id;
+
+	if (error != HR_EEXIST)
+		return error;
+	taken = bpf_map_lookup_elem(&hr_flows, &conn->key[which]);
+	if (!taken)
+		return error;
+	index = taken->conn;
+	id = taken->conn_id;
+	holder = bpf_map_lookup_elem(&hr_conns, &index);
+	if (!holder)
+		return error;
+	if (READ_ONCE(holder->id) != id) {
+		if (READ_ONCE(holder->id) == (id | HR_CONN_DEAD))
+			return error;
+		bpf_map_delete_elem(&hr_flows, &conn->key[which]); /* nobody's */
+	} else if ((hr_key_equal(&holder->key[0], &conn->key[0]) && hr_key_equal(&holder->key[1], &conn->key[1])) ||
+		   (hr_key_equal(&holder->key[0], &conn->key[1]) && hr_key_equal(&holder->key[1], &conn->key[0])) ||
+		   !hr_retire(index, id)) {
+		return error;
+	}
+	return bpf_map_update_elem(&hr_flows, &conn->key[which], flow, BPF_NOEXIST);
+}
+
+static __always_inline __u8 hr_tracking(const struct hr_walk *walk)
+{
+	return (walk->flags & HR_WALK_TRACK_FROM ? HR_CONN_STATEFUL_FROM : 0) |
+	       (walk->flags & HR_WALK_TRACK_TO ? HR_CONN_STATEFUL_TO : 0);
+}
+
+/* The receiver of the original direction is elsewhere now: answers will enter there. */
+static __always_inline void hr_answer(struct hr_walk *walk)
+{
+	struct hr_flow *answer = &walk->answer;
+
+	__builtin_memset(answer, 0, sizeof(*answer));
+	answer->first = answer->last = walk->flow.first;
+	answer->flags = HR_FLOW_REPLY;
+	answer->conn = walk->flow.conn;
+	answer->conn_id = walk->flow.conn_id;
+}
+
+static __always_inline void hr_move_reply(struct hr_walk *walk, struct hr_conn *conn)
+{
+	__u32 where = walk->to_port ? walk->to_port : walk->segment, before = conn->key[1].where;
+	struct hr_flow_key old = conn->key[1];
+
+	if (before == HR_WHERE_NONE || before == where)
+		return;
+	WRITE_ONCE(conn->key[1].where, where);
+	bpf_map_delete_elem(&hr_flows, &old);
+	hr_answer(walk);
+	hr_insert(conn, 1, &walk->answer);
+}
+
 /* A known connection: write the decision for this packet's key. */
-static __always_inline int hr_redecide(struct hr_walk *walk, struct hr_flow *flow)
+static __always_inline int hr_redecide(struct hr_walk *walk)
 {
 	struct hr_conn *conn = bpf_map_lookup_elem(&hr_conns, &walk->conn);
 	bool reply = walk->flags & HR_WALK_REPLY;
@@ -86,10 +161,14 @@ static __always_inline int hr_redecide(struct hr_walk *walk, struct hr_flow *flo
 	hr_advance(conn, &walk->packet, reply);
 	hr_count_connection(&conn->counter[reply], walk->weight, now);
 	conn->rule[reply] = walk->rule;
-	flow->conn = walk->conn;
-	flow->conn_id = walk->conn_id;
+	walk->flow.conn = walk->conn;
+	walk->flow.conn_id = walk->conn_id;
+	if (!reply) {
+		conn->flags |= hr_tracking(walk);
+		hr_move_reply(walk, conn);
+	}
 	if (!walk->packet.fragment)
-		bpf_map_update_elem(&hr_flows, &walk->packet.key, flow, BPF_EXIST);
+		bpf_map_update_elem(&hr_flows, &walk->packet.key, &walk->flow, BPF_EXIST);
 	return HR_REASON_NONE;
 }
 
@@ -103,26 +182,6 @@ static __always_inline bool hr_key_before(const struct hr_flow_key *a, const str
 		if (x[i] != y[i])
 			return x[i] < y[i];
 	return false;
-}
-
-/* A key in the way that belongs to a stateless decision gives way. */
-static __always_inline long hr_insert(const struct hr_flow_key *key, const struct hr_flow *flow)
-{
-	long error = bpf_map_update_elem(&hr_flows, key, flow, BPF_NOEXIST);
-	struct hr_flow *taken;
-	struct hr_conn *conn;
-	__u32 index;
-
-	if (error != HR_EEXIST)
-		return error;
-	taken = bpf_map_lookup_elem(&hr_flows, key);
-	if (!taken)
-		return error;
-	index = taken->conn;
-	conn = bpf_map_lookup_elem(&hr_conns, &index);
-	if (!conn || conn->state != HR_STATE_STATELESS || !hr_retire(index, taken->conn_id))
-		return error;
-	return bpf_map_update_elem(&hr_flows, key, flow, BPF_NOEXIST);
 }
 
 static __always_inline __u8 hr_first_state(const struct hr_walk *walk)
@@ -155,8 +214,7 @@ static __always_inline void hr_conn_fill(struct hr_conn *conn, const struct hr_w
 
 	conn->state = hr_first_state(walk);
 	conn->timeout = hr_timeout(conn->state, walk->packet.key.proto);
-	conn->flags = (walk->flags & HR_WALK_TRACK_FROM ? HR_CONN_STATEFUL_FROM : 0) |
-		      (walk->flags & HR_WALK_TRACK_TO ? HR_CONN_STATEFUL_TO : 0) |
+	conn->flags = hr_tracking(walk) |
 		      (conn->state == HR_STATE_ESTABLISHED ? HR_CONN_ADOPTED : 0);
 	conn->port = port;
 	__builtin_memset(conn->counter, 0, sizeof(conn->counter));
@@ -179,11 +237,10 @@ static __always_inline void hr_conn_fill(struct hr_conn *conn, const struct hr_w
 /* A new connection with both its keys, the smaller first: of two walks that race, one wins both. The loser's packet, which
  * the rules allow, goes on without an entry.
  */
-static __always_inline int hr_connect(struct hr_walk *walk, struct hr_flow *flow)
+static __always_inline int hr_connect(struct hr_walk *walk)
 {
 	__u32 port = walk->from_port ? walk->from_port : walk->to_port;
 	__u64 id = hr_conn_new_id(), *count;
-	struct hr_flow answer = {};
 	struct hr_conn *conn;
 	bool answered, first;
 	__s64 free;
@@ -200,19 +257,18 @@ static __always_inline int hr_connect(struct hr_walk *walk, struct hr_flow *flow
 		goto give_back_quota;
 	}
 	hr_conn_fill(conn, walk, port, id);
-	flow->conn = answer.conn = index;
-	flow->conn_id = answer.conn_id = id;
-	answer.first = answer.last = flow->first;
-	answer.flags = HR_FLOW_REPLY;
+	walk->flow.conn = index;
+	walk->flow.conn_id = id;
+	hr_answer(walk);
 	if (walk->packet.fragment)
-		flow->flags &= ~HR_FLOW_DECIDED;
+		walk->flow.flags &= ~HR_FLOW_DECIDED;
 	answered = conn->key[1].where != HR_WHERE_NONE;
 	first = !answered || hr_key_before(&conn->key[0], &conn->key[1]);
-	error = first ? hr_insert(&conn->key[0], flow) : hr_insert(&conn->key[1], &answer);
+	error = first ? hr_insert(conn, 0, &walk->flow) : hr_insert(conn, 1, &walk->answer);
 	if (error)
 		goto give_back_index;
 	if (answered)
-		error = first ? hr_insert(&conn->key[1], &answer) : hr_insert(&conn->key[0], flow);
+		error = first ? hr_insert(conn, 1, &walk->answer) : hr_insert(conn, 0, &walk->flow);
 	if (!error)
 		return HR_REASON_NONE;
 	if (first)
@@ -230,43 +286,41 @@ give_back_quota:
 	return error;
 }
 
-static __always_inline int hr_send_tunnel(struct __sk_buff *skb, struct hr_walk *walk, struct hr_adjacency *adjacency,
-					  __u32 hash, int hop)
+static __always_inline int hr_send_tunnel(struct __sk_buff *skb, struct hr_walk *walk)
 {
-	__u32 vni = walk->segment & ((1U << HR_WHERE_SHIFT) - 1);
+	__u32 vni = walk->segment & ((1U << HR_WHERE_SHIFT) - 1), ifindex = walk->adjacency.ifindex;
 
-	if (hr_vxlan_push(skb, adjacency, &walk->packet, vni, hash))
+	if (hr_vxlan_push(skb, &walk->adjacency, &walk->packet, vni, walk->hash))
 		return hr_drop(walk, HR_REASON_INTERNAL);
-	hr_conclude(HR_REASON_NONE, TC_ACT_REDIRECT, adjacency->ifindex, &walk->packet.key, &walk->rule);
-	if (hop == HR_REASON_NO_NEIGHBOUR) /* the kernel asks for the neighbour and keeps the packet until it answers */
-		return bpf_redirect_neigh(adjacency->ifindex, NULL, 0, 0);
-	return bpf_redirect(adjacency->ifindex, 0);
+	hr_conclude(HR_REASON_NONE, TC_ACT_REDIRECT, ifindex, &walk->packet.key, &walk->rule);
+	if (walk->hop == HR_REASON_NO_NEIGHBOUR) /* the kernel asks for the neighbour and keeps the packet until it answers */
+		return bpf_redirect_neigh(ifindex, NULL, 0, 0);
+	return bpf_redirect(ifindex, 0);
 }
 
 static __always_inline int hr_decide(struct __sk_buff *skb, struct hr_walk *walk)
 {
-	__u32 hash = hr_hash(&walk->packet.key), out = walk->to_port;
-	struct hr_adjacency adjacency;
+	__u32 out = walk->to_port;
 	struct hr_port *port;
-	struct hr_flow flow;
-	int hop = HR_REASON_NONE, reason;
+	int reason;
 
+	walk->hash = hr_hash(&walk->packet.key);
 	if (walk->to_vtep) {
-		out = hr_path(walk->to_vtep, hash);
-		hop = hr_next_hop(skb, out, hash, &adjacency);
-		if (hop == HR_REASON_NO_ROUTE)
-			return hr_drop(walk, hop);
+		out = hr_path(walk->to_vtep, walk->hash);
+		walk->hop = hr_next_hop(skb, out, walk->hash, &walk->adjacency);
+		if (walk->hop == HR_REASON_NO_ROUTE)
+			return hr_drop(walk, walk->hop);
 	}
 	if (!(walk->flags & HR_WALK_UNTRACKED)) {
-		hr_decision(walk, out, &flow);
-		reason = walk->flags & HR_WALK_FOUND ? hr_redecide(walk, &flow) : hr_connect(walk, &flow);
+		hr_decision(walk, out);
+		reason = walk->flags & HR_WALK_FOUND ? hr_redecide(walk) : hr_connect(walk);
 		if (reason)
 			return hr_drop(walk, reason);
 	}
 	if (walk->from_port)
 		hr_count_from_port(walk->from_port, walk->weight);
 	if (walk->to_vtep)
-		return hr_send_tunnel(skb, walk, &adjacency, hash, hop);
+		return hr_send_tunnel(skb, walk);
 	port = bpf_map_lookup_elem(&hr_ports, &walk->to_port);
 	if (!port)
 		return hr_drop(walk, HR_REASON_INTERNAL);

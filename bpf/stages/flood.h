@@ -55,28 +55,28 @@ static long hr_flood_vtep(__u32 slot, struct hr_flooding *flooding)
 	struct hr_walk *walk = flooding->walk;
 	struct hr_flood *place = hr_flood_slot(walk, slot);
 	__u32 vni = walk->segment & ((1U << HR_WHERE_SHIFT) - 1);
-	struct hr_adjacency adjacency;
+	struct hr_adjacency *adjacency = &walk->adjacency;
 	int hop;
 
 	if (!place)
 		return 1;
 	if (!place->vtep)
 		return 0;
-	hop = hr_next_hop(flooding->skb, hr_path(place->vtep, flooding->hash), flooding->hash, &adjacency);
+	hop = hr_next_hop(flooding->skb, hr_path(place->vtep, flooding->hash), flooding->hash, adjacency);
 	if (hop) {
 		hr_count_reason(walk->from_port, hop);
 		return 0;
 	}
 	if (flooding->pushed)
-		hop = hr_vxlan_write(flooding->skb, &adjacency, vni, flooding->hash, hr_outer_tos(&walk->packet));
+		hop = hr_vxlan_write(flooding->skb, adjacency, vni, flooding->hash, hr_outer_tos(&walk->packet));
 	else
-		hop = hr_vxlan_push(flooding->skb, &adjacency, &walk->packet, vni, flooding->hash);
+		hop = hr_vxlan_push(flooding->skb, adjacency, &walk->packet, vni, flooding->hash);
 	if (hop) {
 		hr_count_reason(walk->from_port, HR_REASON_INTERNAL);
 		return 1;
 	}
 	flooding->pushed = 1;
-	bpf_clone_redirect(flooding->skb, adjacency.ifindex, 0);
+	bpf_clone_redirect(flooding->skb, adjacency->ifindex, 0);
 	return 0;
 }
 

@@ -36,9 +36,10 @@ static __always_inline bool hr_locate(__u32 segment, const __u8 *mac, struct hr_
 }
 
 /* A MAC that no port owns was seen behind a local port (vtep 0) or a VTEP. A move re-decides what went to the old place. */
-static __always_inline void hr_learn(struct hr_walk *walk, __u32 endpoint, __u32 vtep)
+static __always_inline void hr_learn(struct hr_walk *walk)
 {
-	struct hr_learnt now = { .endpoint = endpoint, .vtep = vtep }, *before;
+	__u32 endpoint = walk->from_port ? walk->from_port : walk->vtep_endpoint;
+	struct hr_learnt now = { .endpoint = endpoint, .vtep = walk->vtep }, *before;
 	struct hr_fdb_key key = { .segment = walk->segment };
 	__u32 old = 0;
 
@@ -48,7 +49,7 @@ static __always_inline void hr_learn(struct hr_walk *walk, __u32 endpoint, __u32
 	before = bpf_map_lookup_elem(&hr_learnt, &key);
 	if (before) {
 		old = before->endpoint;
-		if (old == endpoint && before->vtep == vtep)
+		if (old == endpoint && before->vtep == walk->vtep)
 			return;
 	}
 	bpf_map_update_elem(&hr_learnt, &key, &now, BPF_ANY);
@@ -57,14 +58,14 @@ static __always_inline void hr_learn(struct hr_walk *walk, __u32 endpoint, __u32
 }
 
 /* Find both sides' indices and read their epochs, before any table that the decision stands on. */
-static __always_inline void hr_resolve(struct hr_walk *walk, __u32 vtep_endpoint)
+static __always_inline void hr_resolve(struct hr_walk *walk)
 {
 	struct hr_place place = {};
 
 	walk->from_index = walk->from_port;
 	if (!walk->from_port)
 		walk->from_index = hr_locate(walk->segment, walk->packet.eth_src, &place) ? place.endpoint :
-											     vtep_endpoint;
+											     walk->vtep_endpoint;
 	walk->from_epoch = hr_epoch(walk->from_index);
 	if (walk->packet.eth_dst[0] & 1 || !hr_locate(walk->segment, walk->packet.eth_dst, &place))
 		return;

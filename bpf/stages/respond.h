@@ -48,60 +48,53 @@ static __always_inline bool hr_respond_arp(struct __sk_buff *skb, struct hr_walk
 }
 
 /* The answer is as long as the question, so that nothing moves: NS + source option -> NA + target option. */
-struct hr_nd_answer {
-	struct ipv6hdr ip;
-	struct hr_nd nd;
-};
-
 static __always_inline bool hr_respond_nd(struct __sk_buff *skb, struct hr_walk *walk)
 {
 	struct hr_packet *packet = &walk->packet;
 	__u32 length = packet->l3 + packet->ip_length - packet->l4;
+	const __u32 *asker = (const __u32 *)packet->key.saddr;
 	struct hr_neighbour *neighbour;
-	struct hr_nd_answer answer = {};
 	struct ethhdr eth;
+	__u8 addrs[32];
+	struct hr_nd nd;
 	bool option;
 	__s64 sum;
 
-	if (packet->l4 != packet->l3 + sizeof(answer.ip) || length < HR_ND_BARE || length > sizeof(answer.nd))
+	if (packet->l4 != packet->l3 + sizeof(struct ipv6hdr) || !hr_nd_load(skb, packet, &nd))
 		return false;
-	if (length == sizeof(answer.nd)) {
-		if (bpf_skb_load_bytes(skb, packet->l3, &answer, sizeof(answer)))
-			return false;
-	} else if (length != HR_ND_BARE || bpf_skb_load_bytes(skb, packet->l3, &answer, sizeof(answer) - 8)) {
+	if (!asker[0] && !asker[1] && !asker[2] && !asker[3])
 		return false;
-	}
-	option = answer.nd.option_type == 1;
-	if (!answer.ip.saddr.s6_addr32[0] && !answer.ip.saddr.s6_addr32[1] && !answer.ip.saddr.s6_addr32[2] &&
-	    !answer.ip.saddr.s6_addr32[3])
+	option = length == sizeof(nd) && nd.option_type == 1 && nd.option_length == 1;
+	if (!option && (length != HR_ND_BARE || packet->eth_dst[0] & 1))
 		return false;
-	if (!option && (packet->eth_dst[0] & 1 || length != HR_ND_BARE))
-		return false;
-	neighbour = hr_neighbour_of(walk, answer.nd.target);
+	neighbour = hr_neighbour_of(walk, nd.target);
 	if (!neighbour)
 		return false;
-	__builtin_memcpy(&answer.ip.daddr, &answer.ip.saddr, 16);
-	__builtin_memcpy(&answer.ip.saddr, answer.nd.target, 16);
-	answer.nd.type = HR_ND_ADVERT;
-	answer.nd.checksum = 0;
-	answer.nd.flags = bpf_htonl(0x60000000); /* solicited, override */
+	__builtin_memcpy(addrs, nd.target, 16);
+	__builtin_memcpy(addrs + 16, packet->key.saddr, 16);
+	nd.type = HR_ND_ADVERT;
+	nd.checksum = 0;
+	nd.flags = bpf_htonl(0x60000000); /* solicited, override */
 	if (option) {
-		answer.nd.option_type = 2;
-		__builtin_memcpy(answer.nd.option_mac, neighbour->mac, 6);
+		nd.option_type = 2;
+		__builtin_memcpy(nd.option_mac, neighbour->mac, 6);
 	}
 	/* Without the option its eight octets are zero and add nothing to the sum. */
-	sum = bpf_csum_diff(NULL, 0, (__be32 *)&answer.nd, sizeof(answer.nd), bpf_htonl(length));
-	sum = bpf_csum_diff(NULL, 0, (__be32 *)&answer.ip.saddr, 32, sum + bpf_htonl(IPPROTO_ICMPV6));
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)&nd, sizeof(nd), bpf_htonl(length));
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)addrs, sizeof(addrs), sum);
+	sum += bpf_htonl(IPPROTO_ICMPV6);
+	sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
-	answer.nd.checksum = ~sum;
+	nd.checksum = ~sum;
 	__builtin_memcpy(eth.h_dest, packet->eth_src, 6);
 	__builtin_memcpy(eth.h_source, neighbour->mac, 6);
 	bpf_skb_store_bytes(skb, 0, &eth, 12, 0);
+	bpf_skb_store_bytes(skb, packet->l3 + offsetof(struct ipv6hdr, saddr), addrs, sizeof(addrs), 0);
 	if (option)
-		bpf_skb_store_bytes(skb, packet->l3, &answer, sizeof(answer), 0);
+		bpf_skb_store_bytes(skb, packet->l4, &nd, sizeof(nd), 0);
 	else
-		bpf_skb_store_bytes(skb, packet->l3, &answer, sizeof(answer) - 8, 0);
+		bpf_skb_store_bytes(skb, packet->l4, &nd, HR_ND_BARE, 0);
 	return true;
 }
 

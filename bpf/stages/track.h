@@ -1,70 +1,17 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* track: which connection a packet belongs to; making and retiring connections. docs/pipeline.md, "track".
- *
- * Ownership. A connection's keys in hr_flows belong to it from the moment it is made until its owner removes them.
- * To retire a connection is to win a compare-and-swap of hr_conn.id from id to id|HR_CONN_DEAD; only the winner removes
- * the keys and frees the index. An expired connection is a miss to everybody at its timeout, and the sweeper takes it only
- * a grace later, so nobody can be refreshing it by then: ageing cannot kill a live connection.
  */
 #ifndef HR_STAGES_TRACK_H
 #define HR_STAGES_TRACK_H
 
+#include "connections.h"
 #include "walk.h"
 
 #define HR_FRAGMENT_LIFE (30000 * NSEC_PER_MSEC)
 
-static __always_inline __u64 hr_conn_new_id(void)
-{
-	__u32 zero = 0;
-	__u64 *last = bpf_map_lookup_elem(&hr_conn_ids, &zero);
-
-	if (!last)
-		return 0;
-	*last += 1;
-	return *last << 12 | (bpf_get_smp_processor_id() & 0xfff);
-}
-
-/* False: somebody else is retiring it. */
-static __always_inline bool hr_retire(__u32 index, __u64 id)
-{
-	struct hr_conn *conn = bpf_map_lookup_elem(&hr_conns, &index);
-	__u32 port;
-	__u64 *count;
-
-	if (!conn || __sync_val_compare_and_swap(&conn->id, id, id | HR_CONN_DEAD) != id)
-		return false;
-	bpf_map_delete_elem(&hr_flows, &conn->key[0]);
-	if (conn->key[1].where != HR_WHERE_NONE)
-		bpf_map_delete_elem(&hr_flows, &conn->key[1]);
-	port = conn->port;
-	count = bpf_map_lookup_elem(&hr_conn_counts, &port);
-	if (count)
-		__sync_fetch_and_add(count, -1);
-	WRITE_ONCE(conn->id, 0);
-	bpf_map_push_elem(&hr_conn_free, &index, BPF_ANY);
-	return true;
-}
-
-/* An index nobody uses, or -1. */
-static __always_inline __s64 hr_conn_index(void)
-{
-	__u32 cursor = HR_CURSOR_FRESH, index;
-	__u64 *fresh, next;
-
-	if (!bpf_map_pop_elem(&hr_conn_free, &index))
-		return index;
-	fresh = bpf_map_lookup_elem(&hr_cursors, &cursor);
-	if (!fresh)
-		return -1;
-	next = __sync_fetch_and_add(fresh, 1);
-	index = next;
-	if (next < 0x7fffffff && bpf_map_lookup_elem(&hr_conns, &index))
-		return index;
-	__sync_fetch_and_add(fresh, -1);
-	return -1;
-}
-
-/* The key that the answers to this packet will have, but for `where`. False: nothing answers it. */
+/* The key that the answers to a new packet will have, but for `where`. False: nothing answers it; of ICMP only questions are
+ * answered, or an answer would let questions back (nf_conntrack's valid_new).
+ */
 static __always_inline bool hr_key_reply(const struct hr_flow_key *key, struct hr_flow_key *reply)
 {
 	__builtin_memcpy(reply->saddr, key->daddr, 16);
@@ -77,8 +24,8 @@ static __always_inline bool hr_key_reply(const struct hr_flow_key *key, struct h
 		__u8 inverse = hr_icmp_inverse(key->proto, bpf_ntohs(key->dport) >> 8);
 
 		reply->sport = key->sport;
-		reply->dport = bpf_htons(inverse << 8);
-		return inverse != 0xff;
+		reply->dport = bpf_htons(inverse << 8) | (key->dport & bpf_htons(0xff));
+		return hr_icmp_is_question(key->proto, bpf_ntohs(key->dport) >> 8);
 	}
 	return true;
 }
@@ -169,6 +116,16 @@ static __always_inline bool hr_quoted_key(struct __sk_buff *skb, struct hr_walk 
 	return true;
 }
 
+/* Whether a local side's port is stateful by now. */
+static __always_inline bool hr_tracks_now(const struct hr_walk *walk)
+{
+	__u32 from_index = walk->from_port, to_index = walk->to_port;
+	struct hr_port *from = bpf_map_lookup_elem(&hr_ports, &from_index);
+	struct hr_port *to = bpf_map_lookup_elem(&hr_ports, &to_index);
+
+	return (from && from->flags & HR_PORT_STATEFUL) || (to && to->flags & HR_PORT_STATEFUL);
+}
+
 /* Find the live connection that a key belongs to; fills walk->conn, original, flags. */
 static __always_inline int hr_track_find(struct hr_walk *walk, const struct hr_flow_key *key, bool related)
 {
@@ -192,6 +149,8 @@ static __always_inline int hr_track_find(struct hr_walk *walk, const struct hr_f
 		bpf_map_delete_elem(&hr_flows, key);
 		return HR_REASON_NONE;
 	}
+	if (conn->state == HR_STATE_STATELESS && hr_tracks_now(walk))
+		return HR_REASON_NONE; /* decided when nobody tracked; a new connection takes its keys */
 	if (hr_expired(conn, bpf_ktime_get_coarse_ns(), 0) ||
 	    (!related && key->proto == IPPROTO_TCP && hr_tcp_reopens(conn->state, walk->packet.tcp_flags)))
 		return hr_retire(index, id) ? HR_REASON_NONE : HR_REASON_BUSY;
@@ -199,6 +158,8 @@ static __always_inline int hr_track_find(struct hr_walk *walk, const struct hr_f
 	walk->conn_id = id;
 	walk->conn_flags = conn->flags;
 	walk->original = conn->key[0];
+	walk->where[0] = conn->key[0].where;
+	walk->where[1] = conn->key[1].where;
 	walk->flags |= HR_WALK_FOUND;
 	if (!(flags & HR_FLOW_REPLY) == related)
 		walk->flags |= HR_WALK_REPLY;
@@ -237,13 +198,19 @@ static __always_inline int hr_track(struct __sk_buff *skb, struct hr_walk *walk)
 	}
 	if (hr_icmp_is_error(packet)) {
 		walk->flags |= HR_WALK_UNTRACKED | HR_WALK_ICMP_ERROR;
+		if (packet->fragment == HR_FRAGMENT_LATER)
+			return HR_REASON_NONE;
 		return hr_quoted_key(skb, walk, &quoted) ? hr_track_find(walk, &quoted, true) : HR_REASON_NONE;
 	}
 	reason = hr_track_find(walk, &packet->key, false);
-	if (reason || walk->flags & HR_WALK_FOUND || packet->key.proto != IPPROTO_TCP)
+	if (reason || walk->flags & HR_WALK_FOUND)
 		return reason;
+	if (packet->fragment == HR_FRAGMENT_LATER)
+		walk->flags |= HR_WALK_UNTRACKED;
+	if (packet->key.proto != IPPROTO_TCP)
+		return HR_REASON_NONE;
 	if ((packet->tcp_flags & (HR_TCP_SYN | HR_TCP_ACK)) == (HR_TCP_SYN | HR_TCP_ACK))
-		return HR_REASON_TCP_INVALID;
+		walk->flags |= HR_WALK_STRAY;
 	if (packet->tcp_flags & HR_TCP_RST)
 		walk->flags |= HR_WALK_UNTRACKED;
 	return HR_REASON_NONE;

@@ -25,6 +25,8 @@ Scope = tuple[int, int, int]
 ANY: Selector = ("any", "")
 PORT_BITS = 16
 ICMP_TYPE_BITS = 8
+WITH_PORTS = {6, 17, 132}
+"""TCP, UDP, SCTP: the protocols whose ports the datapath reads."""
 
 
 def policy_of(port: Port) -> int:
@@ -45,7 +47,7 @@ def compile_tables(view: View) -> Tables:
         ]
         for direction, name in ((abi.Direction.FROM_PORT, "egress"), (abi.Direction.TO_PORT, "ingress")):
             for family in (4, 6):
-                scoped = [rule for rule in rules if rule.direction == name and rule.family == family]
+                scoped = [rule for rule in rules if rule.direction == name and rule.family == family and makes_sense(rule)]
                 if scoped:
                     compile_scope(view, (policy, direction, family), scoped, tables)
     return tables
@@ -95,6 +97,13 @@ def selector_of(rule: Rule) -> Selector:
     if rule.remote_address_group is not None:
         return ("addresses", rule.remote_address_group)
     return ANY
+
+
+def makes_sense(rule: Rule) -> bool:
+    """Whether a rule can match at all: a range needs a protocol that carries it, an ICMP code its type."""
+    if rule.is_icmp:
+        return rule.port_min is not None or rule.port_max is None
+    return rule.protocol in WITH_PORTS or (rule.port_min is None and rule.port_max is None)
 
 
 def is_whole(rule: Rule) -> bool:

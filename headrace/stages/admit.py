@@ -14,13 +14,13 @@ def compile_tables(view: View) -> Tables:
     config = abi.Config(
         vtep4=vteps.get(4, bytes(16)), vtep6=vteps.get(6, bytes(16)), port=view.tunnel_port, quota=view.quota
     )
-    tables: Tables = {"hr_configs": {abi.Slot(value=0): config}, "hr_devices": {}, "hr_ports": {}}
+    tables: Tables = {"hr_configs": {abi.U32(value=0): config}, "hr_devices": {}, "hr_ports": {}}
     for port in view.local_ports:
         index = view.index.port(port.id)
-        tables["hr_ports"][abi.Slot(value=index)] = compile_port(view, port)
+        tables["hr_ports"][abi.U32(value=index)] = compile_port(view, port)
         device = view.devices.get(port.id)
         if device:
-            tables["hr_devices"][abi.Slot(value=device.ifindex)] = abi.Device(port=index)
+            tables["hr_devices"][abi.U32(value=device.ifindex)] = abi.Device(port=index)
     return tables
 
 

@@ -21,7 +21,7 @@ def compile_tables(view: View) -> Tables:
             port=view.index.port(port.id),
             mac=mac_octets(mac),
             addr=address_octets(prefix.network_address),
-        ): abi.Slot(value=kind)
+        ): abi.U32(value=kind)
         for port in view.local_ports
         if port.port_security
         for mac, prefix, kind in sources(port)
@@ -43,7 +43,9 @@ def sources(port: Port) -> Iterator[tuple[str, Prefix, abi.Source]]:
     for address in port.addresses:
         yield port.mac, ipaddress.ip_network(address), abi.Source.ADDRESS
     for pair in port.address_pairs:
-        yield pair.mac or port.mac, ipaddress.ip_network(pair.address, strict=False), abi.Source.ADDRESS
+        prefix = ipaddress.ip_network(pair.address, strict=False)
+        if prefix not in UNSPECIFIED:
+            yield pair.mac or port.mac, prefix, abi.Source.ADDRESS
 
 
 def link_local(mac: str) -> ipaddress.IPv6Address:

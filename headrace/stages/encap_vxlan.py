@@ -15,7 +15,7 @@ def compile_tables(view: View) -> Tables:
         key = abi.VtepKey(addr=address_octets(vtep))
         tables["hr_vteps"][key] = abi.Vtep(vtep=index, endpoint=view.index.endpoint(f"vtep {vtep}"))
         for path in range(abi.PATHS):
-            tables["hr_adjacencies"][abi.Slot(value=index * abi.PATHS + path)] = abi.Adjacency(
+            tables["hr_adjacencies"][abi.U32(value=index * abi.PATHS + path)] = abi.Adjacency(
                 state=abi.AdjacencyState.UNRESOLVED,
                 saddr=address_octets(own[vtep.version]),
                 daddr=address_octets(vtep),

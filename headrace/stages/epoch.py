@@ -18,8 +18,8 @@ def concerned(old: Tables, new: Tables) -> set[int]:
     """Indices whose flows must be decided again when ``old`` becomes ``new``."""
     indices: set[int] = set()
     if old.get("hr_configs", {}) != new.get("hr_configs", {}):
-        indices.update(key.value for key in old.get("hr_ports", {}) if isinstance(key, abi.Slot))
-    indices.update(key.value for key, _ in lost(old, new, "hr_ports") if isinstance(key, abi.Slot))
+        indices.update(key.value for key in old.get("hr_ports", {}) if isinstance(key, abi.U32))
+    indices.update(key.value for key, _ in lost(old, new, "hr_ports") if isinstance(key, abi.U32))
     indices.update(key.port for key, _ in lost(old, new, "hr_sources") if isinstance(key, abi.SourceKey))
     for _, value in lost(old, new, "hr_fdbs"):
         indices.add(value.endpoint)  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ def compile_tables(view: View) -> Tables:
     """hr_neighbours."""
     entries: Table = {}
     for port in view.ports:
-        if port.port_security:
+        if port.port_security and port.host is not None and not port.is_router:
             segment = segment_of(view.networks[port.network])
             for address in port.addresses:
                 key = abi.NeighbourKey(segment=segment, addr=address_octets(ipaddress.ip_address(address)))

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* The table of connections: ids, indices, and the end of a connection.
+ *
+ * Ownership. A connection's keys in hr_flows belong to it from the moment it is made until its owner removes them.
+ * To retire a connection is to win a compare-and-swap of hr_conn.id from id to id|HR_CONN_DEAD; only the winner removes
+ * the keys and frees the index. An expired connection is a miss to everybody at its timeout, and the sweeper takes it only
+ * a grace later, so nobody can be refreshing it by then: ageing cannot kill a live connection.
+ */
+#ifndef HR_CONNECTIONS_H
+#define HR_CONNECTIONS_H
+
+#include "maps.h"
+
+static __always_inline __u64 hr_conn_new_id(void)
+{
+	__u32 zero = 0;
+	__u64 *last = bpf_map_lookup_elem(&hr_conn_ids, &zero);
+
+	if (!last)
+		return 0;
+	*last += 1;
+	return *last << 12 | (bpf_get_smp_processor_id() & 0xfff);
+}
+
+/* False: somebody else is retiring it. */
+static __always_inline bool hr_retire(__u32 index, __u64 id)
+{
+	struct hr_conn *conn = bpf_map_lookup_elem(&hr_conns, &index);
+	__u32 port;
+	__u64 *count;
+
+	if (!conn || __sync_val_compare_and_swap(&conn->id, id, id | HR_CONN_DEAD) != id)
+		return false;
+	bpf_map_delete_elem(&hr_flows, &conn->key[0]);
+	if (conn->key[1].where != HR_WHERE_NONE)
+		bpf_map_delete_elem(&hr_flows, &conn->key[1]);
+	port = conn->port;
+	count = bpf_map_lookup_elem(&hr_conn_counts, &port);
+	if (count)
+		__sync_fetch_and_add(count, -1);
+	WRITE_ONCE(conn->id, 0);
+	bpf_map_push_elem(&hr_conn_free, &index, BPF_ANY);
+	return true;
+}
+
+/* An index nobody uses, or -1. */
+static __always_inline __s64 hr_conn_index(void)
+{
+	__u32 cursor = HR_CURSOR_FRESH, index;
+	__u64 *fresh, next;
+
+	if (!bpf_map_pop_elem(&hr_conn_free, &index))
+		return index;
+	fresh = bpf_map_lookup_elem(&hr_cursors, &cursor);
+	if (!fresh)
+		return -1;
+	next = __sync_fetch_and_add(fresh, 1);
+	index = next;
+	if (next < 0x7fffffff && bpf_map_lookup_elem(&hr_conns, &index))
+		return index;
+	__sync_fetch_and_add(fresh, -1);
+	return -1;
+}
+
+#endif

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/* The XDP hook replays, and only that: whatever has no decision yet, or none that XDP can carry out, goes on to tc. */
+#include "lib/meta.h"
+#include "replay.h"
+#include "stages/encap_vxlan.h"
+
+const volatile __u32 hr_observe = 0;
+
+static __always_inline void hr_xdp_conclude(const struct hr_packet *packet, __u32 ifindex)
+{
+	struct hr_conclusion *conclusion;
+	__u32 zero = 0;
+
+	if (!hr_observe)
+		return;
+	conclusion = bpf_map_lookup_elem(&hr_conclusions, &zero);
+	if (!conclusion)
+		return;
+	conclusion->reason = HR_REASON_NONE;
+	conclusion->verdict = XDP_REDIRECT;
+	conclusion->ifindex = ifindex;
+	conclusion->replayed = 1;
+	conclusion->key = packet->key;
+}
+
+static __always_inline bool hr_xdp_push(struct xdp_md *xdp, const struct hr_adjacency *adjacency, __u8 tos, __u32 vni,
+					__u32 hash, __u32 length)
+{
+	void *data, *data_end;
+
+	if (hr_addr_is_v4(adjacency->daddr)) {
+		struct hr_vxlan4 outer;
+
+		if (bpf_xdp_adjust_head(xdp, -(int)HR_VXLAN4_LENGTH))
+			return false;
+		data = (void *)(long)xdp->data;
+		data_end = (void *)(long)xdp->data_end;
+		if (data + HR_VXLAN4_LENGTH > data_end)
+			return false;
+		hr_vxlan4_fill(&outer, adjacency, vni, hash, tos, length);
+		__builtin_memcpy(data, &outer.eth, HR_VXLAN4_LENGTH);
+	} else {
+		struct hr_vxlan6 outer;
+
+		if (bpf_xdp_adjust_head(xdp, -(int)HR_VXLAN6_LENGTH))
+			return false;
+		data = (void *)(long)xdp->data;
+		data_end = (void *)(long)xdp->data_end;
+		if (data + HR_VXLAN6_LENGTH > data_end)
+			return false;
+		hr_vxlan6_fill(&outer, adjacency, vni, hash, tos, length);
+		__builtin_memcpy(data, &outer.eth, HR_VXLAN6_LENGTH);
+	}
+	return true;
+}
+
+/* The only drop: a frame that was half rewritten when the kernel refused room, which cannot go on. */
+static __always_inline int hr_xdp_drop(__u32 port)
+{
+	hr_count_reason(port, HR_REASON_INTERNAL);
+	return XDP_DROP;
+}
+
+SEC("xdp.frags")
+int hr_xdp_from_port(struct xdp_md *xdp)
+{
+	__u32 ifindex = xdp->ingress_ifindex, length = bpf_xdp_get_buff_len(xdp), hash;
+	struct hr_device *device = bpf_map_lookup_elem(&hr_devices, &ifindex);
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct hr_adjacency *adjacency, copy;
+	struct hr_packet packet = {};
+	struct hr_replay replay;
+	struct hr_weight weight;
+	struct hr_port *port;
+
+	if (!device)
+		return XDP_PASS;
+	if (hr_parse((void *)(long)xdp->data, (void *)(long)xdp->data_end, 0, length, false, &packet) ||
+	    packet.kind < HR_KIND_IPV4 || packet.fragment)
+		return XDP_PASS;
+	packet.key.where = device->port;
+	if (!hr_replay(&packet, packet.ip_length, NULL, &replay, now))
+		return XDP_PASS;
+	weight = hr_weigh(length, packet.header, 0);
+	if (!(replay.flow.flags & HR_FLOW_TUNNEL)) {
+		port = bpf_map_lookup_elem(&hr_ports, &replay.flow.out);
+		if (!port || !(port->flags & HR_PORT_XDP))
+			return XDP_PASS;
+		hr_count_from_port(device->port, weight);
+		hr_count_to_port(replay.flow.out, weight);
+		hr_replay_count(&replay, weight, now);
+		hr_xdp_conclude(&packet, port->ifindex);
+		return bpf_redirect(port->ifindex, 0);
+	}
+	adjacency = bpf_map_lookup_elem(&hr_adjacencies, &replay.flow.out);
+	if (!adjacency)
+		return XDP_PASS;
+	copy = *adjacency;
+	barrier();
+	if (copy.state != HR_ADJACENCY_RESOLVED || READ_ONCE(adjacency->state) != HR_ADJACENCY_RESOLVED)
+		return XDP_PASS;
+	hash = hr_hash(&packet.key);
+	if (!hr_xdp_push(xdp, &copy, hr_outer_tos(&packet), replay.flow.vni, hash, length))
+		return hr_xdp_drop(device->port);
+	hr_count_from_port(device->port, weight);
+	hr_replay_count(&replay, weight, now);
+	hr_xdp_conclude(&packet, copy.ifindex);
+	return bpf_redirect(copy.ifindex, 0);
+}
+
+/* Outer headers off, and where they came from beside the frame, for tc. */
+static __always_inline int hr_xdp_to_tc(struct xdp_md *xdp, const struct hr_outer *outer)
+{
+	struct hr_meta *meta;
+
+	if (bpf_xdp_adjust_head(xdp, outer->length))
+		return XDP_PASS;
+	if (bpf_xdp_adjust_meta(xdp, -(int)sizeof(*meta)))
+		return hr_xdp_drop(0);
+	meta = (void *)(long)xdp->data_meta;
+	if ((void *)(meta + 1) > (void *)(long)xdp->data)
+		return hr_xdp_drop(0);
+	meta->magic = HR_META_MAGIC;
+	meta->vni = outer->vni;
+	__builtin_memcpy(meta->outer_saddr, outer->saddr, 16);
+	return XDP_PASS;
+}
+
+SEC("xdp.frags")
+int hr_xdp_from_uplink(struct xdp_md *xdp)
+{
+	__u32 zero = 0, length = bpf_xdp_get_buff_len(xdp);
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct hr_packet packet = {};
+	struct hr_replay replay;
+	struct hr_config *config;
+	struct hr_weight weight;
+	struct hr_outer outer;
+	struct hr_port *port;
+
+	config = bpf_map_lookup_elem(&hr_configs, &zero);
+	if (!config)
+		return XDP_PASS;
+	if (hr_vxlan_parse((void *)(long)xdp->data, (void *)(long)xdp->data_end, config, &outer) == HR_OUTER_FOREIGN ||
+	    outer.reason)
+		return XDP_PASS;
+	if (hr_parse((void *)(long)xdp->data, (void *)(long)xdp->data_end, outer.length, length - outer.length, false,
+		     &packet) ||
+	    packet.kind < HR_KIND_IPV4 || packet.fragment)
+		return XDP_PASS;
+	packet.key.where = HR_WHERE_VXLAN << HR_WHERE_SHIFT | outer.vni;
+	if (!hr_replay(&packet, packet.ip_length, outer.saddr, &replay, now))
+		return XDP_PASS;
+	port = bpf_map_lookup_elem(&hr_ports, &replay.flow.out);
+	if (!port || replay.flow.flags & HR_FLOW_TUNNEL)
+		return XDP_PASS;
+	if (!(port->flags & HR_PORT_XDP))
+		return hr_xdp_to_tc(xdp, &outer);
+	weight = hr_weigh(length - outer.length, packet.header - outer.length, 0);
+	if (bpf_xdp_adjust_head(xdp, outer.length))
+		return XDP_PASS;
+	hr_count_to_port(replay.flow.out, weight);
+	hr_replay_count(&replay, weight, now);
+	hr_xdp_conclude(&packet, port->ifindex);
+	return bpf_redirect(port->ifindex, 0);
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";

@@ -43,9 +43,8 @@ def commands() -> str:
 
 def help_texts(command: click.Command, name: str, parent: click.Context | None) -> Iterator[tuple[str, str]]:
     """The help of a command and of those below it, in the order they list themselves."""
-    with click.Context(
-        command, info_name=name, parent=parent, terminal_width=WIDTH, max_content_width=WIDTH
-    ) as context:
+    settings = {**command.context_settings, "terminal_width": WIDTH, "max_content_width": WIDTH}
+    with click.Context(command, info_name=name, parent=parent, **settings) as context:
         yield context.command_path, command.get_help(context).strip()
         if isinstance(command, click.Group):
             for child in command.list_commands(context):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -60,7 +61,8 @@ WAYS: dict[str, Attach] = {
     "native": lambda ifindex, opened, pin: attach_xdp(ifindex, opened.programs["on_xdp"], pin),
     "generic": lambda ifindex, opened, pin: attach_xdp(ifindex, opened.programs["on_xdp"], pin, "generic"),
 }
-KINDS = {"native": "xdp", "generic": "xdp"}
+HAS_TCX = tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 6)
+KINDS = {"tcx": "tcx" if HAS_TCX else "clsact", "clsact": "clsact", "native": "xdp", "generic": "xdp"}
 
 
 class Lab:
@@ -128,8 +130,8 @@ def test_the_program_runs_is_found_and_is_taken_off(lab: Lab, way: str) -> None:
     opened = lab.load(drop=1)
     assert lab.reaches()
     made = WAYS[way](lab.ifindex, opened, pin)
-    name = "on_xdp" if way in KINDS else "on_tc"
-    assert made == Attachment(KINDS.get(way, way), lab.ifindex, "ingress", opened.programs[name].id, pin)  # type: ignore[arg-type]
+    name = "on_xdp" if KINDS[way] == "xdp" else "on_tc"
+    assert made == Attachment(KINDS[way], lab.ifindex, "ingress", opened.programs[name].id, pin)  # type: ignore[arg-type]
     assert not lab.reaches()
     opened.close()
     assert attached(pin) == made

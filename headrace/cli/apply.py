@@ -50,7 +50,7 @@ def apply(reach: Reach, file: IO[bytes], output: str, *, prune: bool, dry_run: b
     """
     from headrace.cli.desired_file import read
 
-    wanted = read(file.read(), file.name)
+    wanted = read(file.read(), getattr(file, "name", "<stdin>"))
 
     async def question(client: Client) -> tuple[list[Change], int | None]:
         changes = compare(wanted, await stored(client), prune=prune)

@@ -72,13 +72,20 @@ class Files(msgspec.Struct, frozen=True):
         """TLS for its clients: the server's name is checked."""
         return self._context(ssl.Purpose.SERVER_AUTH)
 
+    def load_into(self, context: ssl.SSLContext) -> None:
+        """Show this certificate from now on; raises InvalidInput when certificate and key do not fit."""
+        try:
+            context.load_cert_chain(self.certificate, self.key)
+        except (ssl.SSLError, OSError) as error:
+            raise InvalidInput(f"certificates {self.certificate}, {self.key}: {error}") from None
+
     def _context(self, purpose: ssl.Purpose) -> ssl.SSLContext:
         self.check()
         try:
             context = ssl.create_default_context(purpose, cafile=str(self.authority))
-            context.load_cert_chain(self.certificate, self.key)
         except (ssl.SSLError, OSError) as error:
-            raise InvalidInput(f"certificates {self.certificate}, {self.key}: {error}") from None
+            raise InvalidInput(f"certificate {self.authority}: {error}") from None
+        self.load_into(context)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_mode = ssl.CERT_REQUIRED
         return context

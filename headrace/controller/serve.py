@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
@@ -35,10 +35,11 @@ log = logging.getLogger(__name__)
 
 
 class Running(msgspec.Struct, frozen=True):
-    """A controller that serves."""
+    """A controller that serves. ``reload`` takes renewed certificates into use, for connections to come."""
 
     url: str
     service: Service
+    reload: Callable[[], None]
 
 
 @contextlib.asynccontextmanager
@@ -46,13 +47,20 @@ async def running(
     config: ControllerConfig, *, heartbeat: float = HEARTBEAT, queue_octets: int = QUEUE_OCTETS
 ) -> AsyncIterator[Running]:
     """Serve while inside. Raises a HeadraceError if it cannot start."""
+    files = Files.at(config.certificates, "controller")
     context, authority = None, None
     if config.tls:
-        context = Files.at(config.certificates, "controller").server_context()
+        context = files.server_context()
         if (Path(config.certificates) / "ca.key").exists():
             authority = Authority.load(Path(config.certificates))
     else:
         log.warning("tls=false: whoever reaches %s may read and change everything", config.listen)
+
+    def reload() -> None:
+        if context:
+            files.load_into(context)
+            log.info("certificates loaded again")
+
     async with Service.running(open_engine(config.store)) as service:
         api = Api(service, tls=config.tls, authority=authority, heartbeat=heartbeat, queue_octets=queue_octets)
         runner = web.AppRunner(api.application(), access_log=None, shutdown_timeout=GRACE)
@@ -65,7 +73,7 @@ async def running(
             except OSError as error:
                 raise InvalidInput(f"listen {config.listen}: {error.strerror}") from None
             scheme = "https" if config.tls else "http"
-            yield Running(f"{scheme}://{reached_by(host)}:{bound_port(runner)}", service)
+            yield Running(f"{scheme}://{reached_by(host)}:{bound_port(runner)}", service, reload)
         finally:
             await runner.cleanup()
 
@@ -77,6 +85,7 @@ async def serve(config: ControllerConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with running(config) as controller:
+        loop.add_signal_handler(signal.SIGHUP, reload, controller)
         log.info(
             "serving url=%s store=%s epoch=%s revision=%d",
             controller.url,
@@ -88,6 +97,14 @@ async def serve(config: ControllerConfig) -> None:
         notify("READY=1")
         await stop.wait()
         notify("STOPPING=1")
+
+
+def reload(controller: Running) -> None:
+    """Load certificates again; if they are no good, say so and serve on with the old ones."""
+    try:
+        controller.reload()
+    except InvalidInput as error:
+        log.error("certificates not loaded, the old ones stay: %s", error)  # noqa: TRY400 - the message names the cure
 
 
 def main(path: str) -> None:

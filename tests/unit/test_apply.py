@@ -1,0 +1,300 @@
+"""The command line against a real controller: apply above all, and what it shows afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from headrace.cli.desired_file import read
+from headrace.cli.main import COMMANDS, root
+from headrace.controller.client import Client
+from headrace.controller.config import ControllerConfig
+from headrace.errors import Conflict, HeadraceError, InvalidInput, NotFound, UnknownField
+from headrace.model import HostStatus, Port, PortStatus, Record
+from headrace.testing.controller import controller_process, controller_thread
+
+YAML = """
+networks:
+  - {id: blue, name: Blue, segment: {id: 100}, mtu: 1450}
+subnets:
+  - {id: blue-4, network: blue, cidr: 10.0.0.0/24}
+---
+hosts: [{id: h1}]
+security_groups:
+  - id: web
+    rules:
+      - {id: http, direction: ingress, protocol: 6, port_min: 80, port_max: 80, remote_cidr: 0.0.0.0/0}
+ports:
+  - {id: p1, name: web-1, network: blue, mac: 52:54:00:12:34:56, addresses: [10.0.0.1], host: h1,
+     security_groups: [web]}
+"""
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    with controller_thread(
+        ControllerConfig(listen="127.0.0.1:0", store=f"sqlite:{tmp_path / 's.db'}", tls=False)
+    ) as url:
+        yield url
+
+
+@pytest.fixture
+def headrace(url: str) -> Command:
+    def run(*arguments: str, file: str | None = None) -> Result:
+        result = CliRunner().invoke(root, arguments, input=file, env={"HEADRACE_CONTROLLER": url})
+        if isinstance(result.exception, HeadraceError):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return result
+
+    return run
+
+
+def put_status(url: str, status: HostStatus) -> None:
+    async def put() -> None:
+        async with Client(url) as client:
+            await client.put_status(status)
+
+    asyncio.run(put())
+
+
+def put_record(url: str, record: Record) -> None:
+    async def put() -> None:
+        async with Client(url) as client:
+            await client.put(record)
+
+    asyncio.run(put())
+
+
+# apply
+
+
+def test_applying_twice_changes_nothing(headrace: Command) -> None:
+    first = headrace("apply", "-", file=YAML).output
+    assert "+ network blue\n" in first
+    assert "+ port p1\n" in first
+    assert "5 new, 0 changed, 0 deleted, 0 unchanged; revision 2" in first
+    assert headrace("apply", "-", file=YAML).output == "0 new, 0 changed, 0 deleted, 5 unchanged\n"
+
+
+def test_changes_are_shown_by_field_and_dry_runs_change_nothing(headrace: Command) -> None:
+    headrace("apply", "-", file=YAML)
+    changed = YAML.replace("10.0.0.1]", "10.0.0.2]").replace("Blue", "Azure")
+    for _ in range(2):
+        dry = headrace("apply", "--dry-run", "-", file=changed).output
+        assert "~ network blue: name\n~ port p1: addresses\n" in dry
+        assert "dry run, nothing was changed" in dry
+    assert "0 new, 2 changed" in headrace("apply", "-", file=changed).output
+    assert json.loads(headrace("port", "show", "p1", "-o", "json").output)["addresses"] == ["10.0.0.2"]
+
+
+def test_prune_deletes_only_what_was_applied(headrace: Command, url: str) -> None:
+    headrace("apply", "-", file=YAML)
+    put_record(url, Record(type="network", id="cloud", writer="neutron", body={"id": "cloud", "segment": {"id": 5}}))
+    less = "networks: [{id: green, segment: {id: 101}}]"
+    assert "1 new, 0 changed, 0 deleted, 0 unchanged" in headrace("apply", "-", file=less).output
+    pruned = headrace("apply", "--prune", "-", file=less).output
+    assert "- network blue\n" in pruned, "together with the ports that use it"
+    assert "0 new, 0 changed, 5 deleted, 1 unchanged" in pruned
+    rows = json.loads(headrace("network", "list", "-o", "json").output)
+    assert [row["id"] for row in rows] == ["cloud", "green"]
+    assert "5 new" in headrace("apply", "-", file=YAML).output, "what was deleted can be applied again"
+
+
+def test_what_a_cloud_owns_is_refused(headrace: Command, url: str) -> None:
+    put_record(url, Record(type="network", id="blue", writer="neutron", body={"id": "blue", "segment": {"id": 5}}))
+    for options in ((), ("--dry-run",)):
+        with pytest.raises(Conflict, match="network blue: belongs to writer neutron"):
+            headrace("apply", *options, "-", file=YAML)
+
+
+def test_apply_as_json(headrace: Command) -> None:
+    answer = json.loads(headrace("apply", "-o", "json", "-", file="networks: [{id: n, segment: {id: 1}}]").output)
+    assert answer["changes"] == [{"kind": "new", "type": "network", "id": "n", "fields": []}]
+    assert answer["revision"] == 2
+
+
+def test_an_empty_file_is_nothing(headrace: Command) -> None:
+    assert headrace("apply", "-", file="# nothing\n").output == "0 new, 0 changed, 0 deleted, 0 unchanged\n"
+
+
+def test_an_unknown_host_is_refused(headrace: Command) -> None:
+    with pytest.raises(InvalidInput, match="port p1: host: unknown host 'h1'; known: none yet"):
+        headrace("apply", "-", file=YAML.replace("hosts: [{id: h1}]", ""))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "words"),
+    [
+        ("netwoks: []", UnknownField, "x.yaml: unknown list `netwoks`; did you mean `networks`"),
+        ("zebras: []", UnknownField, "x.yaml: unknown list `zebras`; known: networks, "),
+        ("- a", InvalidInput, "x.yaml: a document is a mapping of lists .* not a list"),
+        ("networks: {id: n}", InvalidInput, "x.yaml: networks: give a list, not a mapping"),
+        ("networks: [{id: n, segment: {id: 1}, mtuu: 9}]", UnknownField, "network n: .*`mtuu`; did you mean `mtu`"),
+        ("networks: [{id: n}]", InvalidInput, "network n: .*`segment`"),
+        ("networks: [5]", InvalidInput, "Expected `object`, got `int`"),
+        (
+            "networks: [{id: n, segment: {id: 1}}]\n---\nnetworks: [{id: n, segment: {id: 2}}]",
+            InvalidInput,
+            "n is given twice",
+        ),
+        ("networks: []\nnetworks: []", InvalidInput, "x.yaml: key `networks` is given twice"),
+        ("networks: [", InvalidInput, "x.yaml: while parsing"),
+        ("networks: !!python/object:os.system []", InvalidInput, "x.yaml: could not determine a constructor"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named(text: str, kind: type[InvalidInput], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        read(text.encode(), "x.yaml")
+
+
+def test_yaml_means_what_it_says() -> None:
+    """YAML 1.1 would read these as a number in base 60, a truth value, an octal number and a date."""
+    text = "ports: [{id: no, name: 2024-01-02, project: 0101, network: on, mac: 52:54:00:12:34:56, admin_up: false}]"
+    [port] = read(text.encode(), "x")
+    assert port == Port(
+        id="no", name="2024-01-02", project="0101", network="on", mac="52:54:00:12:34:56", admin_up=False
+    )
+
+
+# list and show
+
+
+@pytest.fixture
+def applied(headrace: Command, url: str) -> Command:
+    headrace("apply", "-", file=YAML)
+    return headrace
+
+
+def row(output: str, id_: str) -> list[str]:
+    """The cells of a table's row."""
+    return next(line for line in output.splitlines() if line.startswith(f"{id_} ")).split()
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "revision", "shown"),
+    [
+        ("up", "", 99, ["up", "-"]),
+        ("up", "", 0, ["up", "revision 2 not applied yet"]),
+        ("down", "no device tapp1", 99, ["down", "no device tapp1"]),
+        ("error", "MTU 9000 does not fit", 99, ["error", "MTU 9000 does not fit"]),
+    ],
+)
+def test_a_port_shows_what_its_host_says(
+    applied: Command, url: str, state: str, reason: str, revision: int, shown: list[str]
+) -> None:
+    told = PortStatus(id="p1", state=state, reason=reason, revision=revision)  # type: ignore[arg-type]
+    put_status(url, HostStatus(id="h1", vteps=("192.0.2.1",), ports=(told,)))
+    found = json.loads(applied("port", "show", "web-1", "-o", "json").output)
+    assert [found["state"], found["reason"] or "-"] == shown
+    assert row(applied("port", "list").output, "p1")[6:] == " ".join(shown).split()
+
+
+def test_a_port_without_word_says_why(applied: Command, url: str) -> None:
+    assert row(applied("port", "list").output, "p1")[6:] == ["down", "host", "h1", "has", "not", "reported"]
+    put_status(url, HostStatus(id="h1"))
+    assert row(applied("port", "list").output, "p1")[6:] == ["down", "host", "h1", "says", "nothing", "of", "it"]
+    refusal = PortStatus(id="p1", state="error", reason="vnic macvtap is not supported")
+    put_status(url, HostStatus(id="neutron", ports=(refusal,)))
+    assert "neutron: vnic macvtap is not supported" in applied("port", "list").output
+
+
+def test_lists_can_be_narrowed(applied: Command) -> None:
+    assert json.loads(applied("port", "list", "--host", "h2", "-o", "json").output) == []
+    assert len(json.loads(applied("port", "list", "--host", "h1", "--network", "blue", "-o", "json").output)) == 1
+
+
+def test_a_host_shows_heartbeat_and_applied_revision(applied: Command, url: str) -> None:
+    assert row(applied("host", "list").output, "h1")[1] == "unknown"
+    put_status(url, HostStatus(id="h1", vteps=("192.0.2.1",), applied=2, version="0.1.0"))
+    cells = row(applied("host", "list").output, "h1")
+    assert cells == ["h1", "alive", "192.0.2.1", "0", "2", "3", "0s", "0.1.0"]
+    shown = json.loads(applied("host", "show", "h1", "-o", "json").output)
+    assert (shown["applied"], shown["heartbeat"], shown["network_types"]) == (2, "0s", ["vxlan"])
+
+
+def test_networks(applied: Command) -> None:
+    shown = json.loads(applied("network", "show", "Blue", "-o", "json").output)
+    assert (shown["segment"], shown["subnets"], shown["ports"], shown["hosts"]) == (100, ["10.0.0.0/24"], 1, 1)
+    with pytest.raises(NotFound, match="network red does not exist; `headrace network list`"):
+        applied("network", "show", "red")
+
+
+def test_delete(applied: Command) -> None:
+    with pytest.raises(Conflict, match="network blue is in use by port p1"):
+        applied("network", "delete", "blue")
+    assert applied("port", "delete", "web-1").output == "port p1 deleted\n"
+    applied("network", "delete", "blue")
+    assert json.loads(applied("network", "list", "-o", "json").output) == []
+
+
+# The process
+
+
+def test_the_process_with_tls_enrolls_restarts_and_remembers(tmp_path: Path) -> None:
+    """What an operator types, as processes."""
+    directory = tmp_path / "controller"
+
+    def run(url: str, *arguments: str, status: int = 0) -> str:
+        command = [
+            sys.executable,
+            "-m",
+            "headrace",
+            *arguments,
+            "--controller",
+            url,
+            "--certificates",
+            str(directory / "pki"),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert done.returncode == status, done.stderr
+        return done.stdout + done.stderr
+
+    with controller_process(directory, tls=True) as url:
+        assert "certificate valid until" in run(url, "host", "enroll", "h1")
+        first = json.loads(run(url, "controller", "status", "-o", "json"))
+    with controller_process(directory, tls=True) as url:
+        again = json.loads(run(url, "controller", "status", "-o", "json"))
+        assert run(url, "network", "show", "red", status=1).startswith("error: network red does not exist")
+    assert (again["epoch"], again["objects"]) == (first["epoch"], 1)
+
+
+def test_a_controller_that_cannot_start_says_so_once(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(f'tls = false\nlisten = "127.0.0.1:0"\nstore = "sqlite:{tmp_path / "s.db"}"\n')
+    (tmp_path / "s.db").write_text("nonsense " * 100)
+    command = [sys.executable, "-m", "headrace", "controller", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 78, "which systemd is told not to try again"
+    assert "error: store" in done.stderr
+    assert "damaged" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_lists_every_command_and_imports_none() -> None:
+    code = (
+        "import sys; from headrace.cli.main import root\n"
+        "try: root(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'aiohttp', 'rich', 'msgspec', 'yaml', 'cryptography', 'asyncio'} & sys.modules.keys()\n"
+        "print('imported', sorted(heavy))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "imported []" in said
+    for name, (_, line) in COMMANDS.items():
+        assert f"  {name} " in said
+        assert line.split(",")[0][:20] in said
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_of_the_table_is_there(name: str) -> None:
+    assert CliRunner().invoke(root, [name, "--help"]).exit_code == 0

@@ -1,0 +1,89 @@
+"""Configuration: nothing unknown is accepted, and a mistake is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from headrace.config import load
+from headrace.controller.config import ControllerConfig
+from headrace.errors import InvalidInput, UnknownField
+from headrace.strict import decode
+
+SAMPLE = Path(__file__).parents[2] / "packaging" / "controller.toml"
+
+
+def written(directory: Path, text: str) -> Path:
+    path = directory / "controller.toml"
+    path.write_text(text)
+    return path
+
+
+def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
+    config = load(written(tmp_path, ""), ControllerConfig)
+    assert config == ControllerConfig()
+    assert config.tls, "mutual TLS unless switched off by name"
+    assert config.address == ("::", 9797)
+
+
+def test_the_sample_shows_the_defaults() -> None:
+    assert load(SAMPLE, ControllerConfig) == ControllerConfig()
+
+
+def test_every_key_is_taken(tmp_path: Path) -> None:
+    text = 'listen = "127.0.0.1:80"\nstore = "sqlite:/x"\ntls = false\ncertificates = "/y"\nlog = "debug"\n'
+    config = load(written(tmp_path, text), ControllerConfig)
+    assert config.address == ("127.0.0.1", 80)
+    assert (config.store, config.tls, config.certificates, config.log) == ("sqlite:/x", False, "/y", "debug")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('lisen = "x:1"', r"controller\.toml: .*unknown field `lisen`; did you mean `listen`"),
+        ('zzz = "x:1"', r"controller\.toml: .*unknown field `zzz`$"),
+        ('tls = "no"', r"controller\.toml: Expected `bool`, got `str` - at `\$\.tls`"),
+        ('listen = "9797"', r"controller\.toml: .*listen"),
+        ('log = "loud"', r"controller\.toml: .*'loud'.*log"),
+        ("listen = ", r"controller\.toml: Invalid value"),
+    ],
+)
+def test_a_mistake_is_named(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        load(written(tmp_path, text), ControllerConfig)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"none\.toml: No such file"):
+        load(tmp_path / "none.toml", ControllerConfig)
+
+
+class Inner(msgspec.Struct, forbid_unknown_fields=True):
+    """As configuration sections and rules are."""
+
+    interface: str = ""
+
+
+class Outer(msgspec.Struct, forbid_unknown_fields=True):
+    """Structs below structs, lists, dictionaries and unions."""
+
+    inner: Inner = msgspec.field(default_factory=Inner)
+    many: tuple[Inner, ...] = ()
+    named: dict[str, Inner] = {}
+    perhaps: Inner | None = None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"inner":{"inteface":1}}',
+        '{"many":[{"inteface":1}]}',
+        '{"named":{"x":{"inteface":1}}}',
+        '{"perhaps":{"inteface":1}}',
+    ],
+)
+def test_the_nearest_name_is_of_the_struct_meant(text: str) -> None:
+    with pytest.raises(UnknownField, match=r"thing 1: .*`inteface`.*did you mean `interface`"):
+        decode(text.encode(), Outer, "thing 1")

@@ -8,6 +8,7 @@ import msgspec
 
 from headrace import errors
 from headrace.model import HostStatus, Record
+from headrace.model.object import Identity
 
 HEARTBEAT = 5.0
 """Seconds between sync lines on a quiet watch."""
@@ -35,7 +36,7 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
 class Resync(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything of a writer, among these types, that is not kept, goes. Makes the writer epoch the current one."""
 
-    writer: str
+    writer: Identity
     writer_epoch: str
     types: tuple[str, ...]
     keep: tuple[tuple[str, str], ...]

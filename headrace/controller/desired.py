@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import functools
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import msgspec
 
 from headrace.controller.closure import Key
 from headrace.errors import Conflict, InvalidInput
-from headrace.model import TYPES, Host, Object, Port, Record, State, decode, plural
+from headrace.model import TYPES, Host, Object, Port, Record, decode
 
 AGENT = "agent"
 """The writer of hosts as their agents report them."""
@@ -58,10 +58,6 @@ class Desired:
         self._live: dict[str, dict[str, Object]] = {name: {} for name in TYPES}
         self._ports_of: dict[str, set[str]] = {}
 
-    def state(self) -> State:
-        """The live objects; a view, not a copy."""
-        return State(**{plural(name): cast("Mapping[str, object]", items) for name, items in self._live.items()})  # type: ignore[arg-type]
-
     def live(self, key: Key) -> Entry | None:
         """The entry of an object that is there."""
         entry = self.entries.get(key)
@@ -72,6 +68,8 @@ class Desired:
         old = self.entries.pop(key, None)
         if old and isinstance(old.item, Port):
             self._ports_of[old.item.network].discard(old.item.id)
+            if not self._ports_of[old.item.network]:
+                del self._ports_of[old.item.network]
         self._live[key[0]].pop(key[1], None)
         if entry is None:
             return

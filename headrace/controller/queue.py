@@ -39,14 +39,18 @@ class Watcher:
             return
         # What is waiting counts, not what comes: one large transaction must not drop who has kept up.
         if self._waiting > self._limit:
-            self.dropped = True
-            self.clear()
-            self.end()
-            self.on_drop()
+            self.drop()
             return
         self._waiting += len(data)
         self._lines.append(data)
         self._more.set()
+
+    def drop(self) -> None:
+        """Too slow: forget what waits, and cut the connection."""
+        self.dropped = True
+        self.clear()
+        self.end()
+        self.on_drop()
 
     async def pull(self, timeout: float) -> bytes:  # noqa: ASYNC109 - a quiet watch is no error: nothing comes back
         """What has come together, after waiting for something; nothing when the time is up or it has ended."""

@@ -67,13 +67,10 @@ async def running(
         await runner.setup()
         host, port = config.address
         try:
-            site = web.TCPSite(runner, host, port, ssl_context=context, reuse_address=True)
-            try:
-                await site.start()
-            except OSError as error:
-                raise InvalidInput(f"listen {config.listen}: {error.strerror}") from None
+            sock = bind(host, port)  # the site's from here: its server closes it
+            await web.SockSite(runner, sock, ssl_context=context).start()
             scheme = "https" if config.tls else "http"
-            yield Running(f"{scheme}://{reached_by(host)}:{bound_port(runner)}", service, reload)
+            yield Running(f"{scheme}://{reached_by(host)}:{sock.getsockname()[1]}", service, reload)
         finally:
             await runner.cleanup()
 
@@ -120,9 +117,16 @@ def reached_by(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def bound_port(runner: web.AppRunner) -> int:
-    """The TCP port that was taken."""
-    return int(runner.addresses[0][1])
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; ``::`` is reached by IPv4 too. Raises InvalidInput naming the address."""
+    try:
+        [(family, _, _, _, address), *_] = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        dual = host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server(address[:2], family=family, dualstack_ipv6=dual, backlog=1024)
+    except (OSError, OverflowError) as error:
+        raise InvalidInput(f"listen {host}:{port}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def notify(state: str) -> None:

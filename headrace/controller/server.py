@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 
@@ -24,6 +23,7 @@ from headrace.controller.queue import QUEUE_OCTETS, Watcher
 from headrace.controller.service import Service
 from headrace.errors import HeadraceError, InvalidInput, NotFound, UnknownField
 from headrace.model import TYPES, HostStatus, Record, plural
+from headrace.model.object import Identity as Name
 from headrace.strict import convert, decode, suggestion
 
 MAX_BODY = 256 * 1024 * 1024
@@ -193,7 +193,7 @@ class Api:
         watcher.on_drop = transport.abort
         closing = asyncio.create_task(self._closing.wait())
         closing.add_done_callback(lambda _: watcher.end())
-        with contextlib.suppress(ConnectionError, TimeoutError):
+        try:
             for data in chunks(start):
                 await asyncio.wait_for(response.write(data), STUCK_AFTER)
             while True:
@@ -202,7 +202,12 @@ class Api:
                     break
                 data = data or self._service.hub.sync()
                 await asyncio.wait_for(response.write(data), STUCK_AFTER)
-        closing.cancel()
+        except TimeoutError:
+            watcher.drop()
+        except ConnectionError:
+            pass  # it left, or was dropped
+        finally:
+            closing.cancel()
         if watcher.dropped:
             log.warning("watcher dropped: too slow peer=%s host=%s", request.remote, watcher.host)
         return response
@@ -229,7 +234,7 @@ class Api:
     async def sign(self, request: web.Request) -> web.Response:
         """POST /v1/identity/{host}: a certificate for a host's request."""
         query(request)
-        host = request.match_info["host"]
+        host = convert(request.match_info["host"], Name, "host")
         who = self._who(request)
         who.may_sign(host)
         if self._authority is None:

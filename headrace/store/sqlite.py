@@ -27,6 +27,10 @@ KEPT_REVISIONS = 10_000
 """The log keeps at least so many revisions: a watcher away for less catches up without a snapshot."""
 COMPACT_EVERY = 1_000
 EXPIRE_EVERY = 60.0
+
+BUSY = 5.0
+"""Seconds to wait for another program's lock: a backup takes short ones."""
+
 FORMAT = 1
 
 SCHEMA = """
@@ -42,15 +46,11 @@ log = logging.getLogger(__name__)
 
 
 class SqliteEngine:
-    """See `headrace.store.engine.Engine`.
+    """See `headrace.store.engine.Engine`. ``clock`` gives Unix seconds for time to live."""
 
-    ``clock`` gives Unix seconds for time to live; ``patience``: seconds to wait for a process that is just leaving.
-    """
-
-    def __init__(self, path: str | Path, *, clock: Callable[[], float] = time.time, patience: float = 2.0) -> None:
+    def __init__(self, path: str | Path, *, clock: Callable[[], float] = time.time) -> None:
         self._path = Path(path)
         self._clock = clock
-        self._patience = patience
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._database: sqlite3.Connection | None = None
         self._witness = Witness(self._path.with_name(self._path.name + "-witness"))
@@ -68,7 +68,11 @@ class SqliteEngine:
     async def open(self) -> None:
         """Open or make the file; raises StoreBroken when it is damaged."""
         self._loop = asyncio.get_running_loop()
-        await self._call(self._open)
+        try:
+            await self._call(self._open)
+        except BaseException:
+            self._thread.shutdown(wait=False)
+            raise
         await self.expire()
         self._sweeper = asyncio.create_task(self._sweep(), name="store-expire")
 
@@ -165,17 +169,26 @@ class SqliteEngine:
         if code == sqlite3.SQLITE_FULL:
             return Unavailable(f"store {self._path}: the disk is full; free space, then it goes on by itself")
         if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
-            return StoreBroken(f"store {self._path}: another process holds it; stop that controller first")
+            return Unavailable(f"store {self._path}: another program has locked it; let it finish")
         if code in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM} or not code:
             return StoreBroken(f"store {self._path}: cannot be opened for writing ({error}); check path and rights")
         return Unavailable(f"store {self._path}: {error}")
 
     def _open(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=self._patience)
+        # One controller per file: a second one would not see the first one's changes. SQLite's own locks stay
+        # shared, so that a backup can be taken meanwhile.
+        if not self._witness.hold():
+            raise StoreBroken(f"store {self._path}: another controller holds it; stop that one first")
         try:
-            # One controller per file: a second one would not see the first one's changes.
-            database.execute("PRAGMA locking_mode=EXCLUSIVE")
+            self._database = self._connect()
+        except BaseException:
+            self._witness.close()
+            raise
+
+    def _connect(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=BUSY)
+        try:
             database.execute("PRAGMA journal_mode=WAL")
             database.execute("PRAGMA synchronous=FULL")
             if (found := database.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
@@ -184,7 +197,7 @@ class SqliteEngine:
         except BaseException:
             database.close()
             raise
-        self._database = database
+        return database
 
     def _prepare(self, database: sqlite3.Connection) -> None:
         """Make the tables if there are none, and settle which life of the data this is."""

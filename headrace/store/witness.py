@@ -9,6 +9,7 @@ never ahead of what was committed. A missing witness costs one full resync.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from pathlib import Path
 
@@ -16,26 +17,35 @@ WIDTH = 20
 
 
 class Witness:
-    """The file beside the database: an epoch and a revision."""
+    """The file beside the database: an epoch and a revision; and the lock of whoever uses the database."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._fd = -1
         self._epoch = ""
 
+    def hold(self) -> bool:
+        """Open the file and keep others from doing so, until closed; False when another has it."""
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            return False
+        return True
+
     def confirms(self, epoch: str, revision: int) -> bool:
         """Whether a database with this epoch and revision goes on from where it was left."""
         try:
-            known, highest = self._path.read_text().split()
-        except (OSError, ValueError):
+            known, highest = os.pread(self._fd, 100, 0).decode().split()
+        except ValueError:
             return False
         return known == epoch and revision >= int(highest)
 
     def begin(self, epoch: str, revision: int) -> None:
         """From here on, this is the epoch."""
-        self.close()
         self._epoch = epoch
-        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.ftruncate(self._fd, 0)
         self.advance(revision)
 
     def advance(self, revision: int) -> None:

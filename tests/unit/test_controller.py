@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import pytest
 from headrace.controller.api import Event
 from headrace.controller.client import Client
 from headrace.controller.config import ControllerConfig
-from headrace.controller.serve import Running, running
+from headrace.controller.serve import Running, notify, running
 from headrace.errors import Conflict, InvalidInput, NotFound, Unavailable, UnknownField
 from headrace.model import HostStatus, PortStatus, Record
 from headrace.store import StoreBroken
+from headrace.testing.wait import async_wait_until
 
 
 def record(
@@ -486,6 +488,38 @@ async def test_an_address_in_use_is_named(tmp_path: Path, controller: Running) -
     with pytest.raises(InvalidInput, match=f"listen {taken}: "):
         async with running(other):
             pass
+
+
+async def test_every_address_means_both_families(tmp_path: Path) -> None:
+    everywhere = ControllerConfig(listen="[::]:0", store=f"sqlite:{tmp_path / 's.db'}", tls=False)
+    async with running(everywhere) as controller:
+        port_ = controller.url.rpartition(":")[2]
+        for host in ("127.0.0.1", "[::1]"):
+            async with Client(f"http://{host}:{port_}") as client:
+                assert (await client.health()).store == "ok"
+
+
+async def test_a_stuck_watcher_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less waits than its queue may hold, but it takes nothing at all."""
+    monkeypatch.setattr("headrace.controller.server.STUCK_AFTER", 0.05)
+    async with running(config(tmp_path)) as controller, Client(controller.url) as client:
+        await client.batch([network(f"n{number}", name="x" * 1_000_000) for number in range(12)])
+        host, _, tcp = controller.url.removeprefix("http://").partition(":")
+        _, writer = await asyncio.open_connection(host, int(tcp), limit=1024)
+        writer.write(b"GET /v1/watch HTTP/1.1\r\nHost: x\r\n\r\n")
+        await async_wait_until(lambda: controller.service.hub.watchers() == 1)
+        await async_wait_until(lambda: controller.service.hub.watchers() == 0)
+        writer.close()
+
+
+def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        notify("READY=1")
+        assert manager.recv(100) == b"READY=1"
+    monkeypatch.delenv("NOTIFY_SOCKET")
+    notify("READY=1")
 
 
 async def test_not_found_is_an_error_of_its_own(client: Client) -> None:

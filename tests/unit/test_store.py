@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -230,11 +231,29 @@ async def test_what_is_no_database_is_left_alone(tmp_path: Path) -> None:
 
 
 async def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
-    engine = SqliteEngine(tmp_path / "state.db", patience=0.05)
+    engine = SqliteEngine(tmp_path / "state.db")
     await engine.open()
-    with pytest.raises(StoreBroken, match="another process"):
-        await SqliteEngine(tmp_path / "state.db", patience=0.05).open()
+    with pytest.raises(StoreBroken, match="another controller holds it"):
+        await SqliteEngine(tmp_path / "state.db").open()
+    await engine.commit((), [Put("k", b"")])
     await engine.close()
+
+
+async def test_a_backup_can_be_taken_while_it_runs(tmp_path: Path) -> None:
+    engine = SqliteEngine(tmp_path / "state.db")
+    await engine.open()
+    await engine.commit((), [Put("k", b"before")])
+    with (
+        contextlib.closing(sqlite3.connect(tmp_path / "state.db")) as source,
+        contextlib.closing(sqlite3.connect(tmp_path / "backup.db")) as backup,
+    ):
+        source.backup(backup)
+    await engine.commit((), [Put("k", b"after")])
+    await engine.close()
+    restored = SqliteEngine(tmp_path / "backup.db")
+    await restored.open()
+    assert [item.value for item in (await restored.range("k"))[1]] == [b"before"]
+    await restored.close()
 
 
 async def test_a_full_disk_refuses_writes_and_heals(tmp_path: Path) -> None:

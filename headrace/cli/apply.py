@@ -38,7 +38,7 @@ STYLES = {"new": "green", "changed": "yellow", "deleted": "red"}
 @output_option
 @reaching
 def apply(reach: Reach, file: IO[bytes], output: str, *, prune: bool, dry_run: bool) -> None:
-    r"""Bring desired state in line with a YAML FILE (`-`: standard input), as one transaction.
+    """Bring desired state in line with a YAML FILE (`-`: standard input), as one transaction.
 
     \b
     networks:
@@ -47,8 +47,8 @@ def apply(reach: Reach, file: IO[bytes], output: str, *, prune: bool, dry_run: b
       - {id: p1, network: blue, mac: "02:00:00:00:00:01", addresses: [10.0.0.1], host: h1}
 
     Lists: networks, subnets, security_groups, address_groups, hosts, ports. Applying twice changes nothing.
-    """
-    from headrace.cli.desired_file import read
+    """  # noqa: D301 - \b tells click not to wrap
+    from headrace.model.document import read
 
     wanted = read(file.read(), getattr(file, "name", "<stdin>"))
 

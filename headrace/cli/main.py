@@ -12,6 +12,7 @@ from headrace import __version__
 from headrace.errors import HeadraceError
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "agent": ("headrace.cli.agent:agent", "Run the host agent."),
     "apply": ("headrace.cli.apply:apply", "Bring desired state in line with a YAML file."),
     "controller": ("headrace.cli.controller:controller", "Run the controller, or make its certificates."),
     "host": ("headrace.cli.host:host", "Hosts: list, show, enroll."),

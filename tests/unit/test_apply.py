@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from headrace.cli.desired_file import read
 from headrace.cli.main import COMMANDS, root
 from headrace.controller.client import Client
 from headrace.controller.config import ControllerConfig
 from headrace.errors import Conflict, HeadraceError, InvalidInput, NotFound, UnknownField
 from headrace.model import HostStatus, Port, PortStatus, Record
+from headrace.model.document import read
 from headrace.testing.controller import controller_process, controller_thread
 
 YAML = """

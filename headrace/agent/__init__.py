@@ -1,0 +1,1 @@
+"""The host daemon: watches devices and desired state, plugs ports, reconciles, reports."""

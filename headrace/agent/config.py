@@ -1,0 +1,42 @@
+"""The agent's configuration file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+Device = Annotated[str, msgspec.Meta(min_length=1, max_length=15)]
+
+
+class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Keys of agent.toml.
+
+    ``host``: this host's name, as Neutron's ``binding:host_id`` has it.
+    ``controller``: where desired state comes from (URL); or ``state``: a YAML file, as `headrace apply` takes it.
+    ``certificates``: where ca.crt, host.crt and host.key are.
+    ``uplinks``: devices to the underlay; ``uplink_hook``: where the datapath sits on them.
+    ``vteps``: own tunnel endpoints, one per IP version; by default the first global addresses of the uplinks.
+    ``tunnel_port``: VXLAN's UDP port. ``bpf``: a directory on a BPF file system. ``run``: names for the command line.
+    ``cache``: where desired state is kept for a start without the controller.
+    ``connections``: how many the host remembers, 560 octets of kernel memory each; ``quota``: how many one port may have, 0: any.
+    ``guard``: names of devices that may carry workloads (nftables wildcards): nothing passes between them and the host's stack.
+    """
+
+    host: str
+    controller: str = ""
+    state: str = ""
+    certificates: str = "/etc/headrace"
+    uplinks: tuple[Device, ...] = ()
+    uplink_hook: Literal["tc", "xdp"] = "tc"
+    vteps: tuple[str, ...] = ()
+    tunnel_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 4789
+    bpf: str = "/sys/fs/bpf/headrace"
+    run: str = "/run/headrace"
+    cache: str = "/var/lib/headrace"
+    connections: Annotated[int, msgspec.Meta(ge=1024, le=16777216)] = 262144
+    quota: Annotated[int, msgspec.Meta(ge=0)] = 0
+    guard: tuple[Device, ...] = ("tap*",)
+    log: Literal["debug", "info", "warning", "error"] = "info"
+
+

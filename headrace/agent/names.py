@@ -1,0 +1,75 @@
+"""What the datapath's numbers mean, in a file that the command line reads: it works also when the agent does not run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from headrace.agent.desired import replace
+from headrace.errors import Unavailable
+from headrace.stages.view import View, rule_id, segment_of
+
+FILE = "names.json"
+
+
+class PortName(msgspec.Struct, frozen=True, kw_only=True):
+    """A port behind an index."""
+
+    id: str
+    name: str
+    device: str
+    network: str
+
+
+class RuleName(msgspec.Struct, frozen=True, kw_only=True):
+    """A rule behind its number."""
+
+    id: str
+    group: str
+    group_name: str
+
+
+class Names(msgspec.Struct, frozen=True, kw_only=True):
+    """Index or number (as text) -> what it is."""
+
+    host: str
+    bpf: str = ""
+    ports: dict[str, PortName] = {}
+    endpoints: dict[str, str] = {}
+    segments: dict[str, str] = {}
+    vteps: dict[str, str] = {}
+    rules: dict[str, RuleName] = {}
+
+
+def write_names(run: Path, view: View, bpf: str = "") -> None:
+    """Write the file for a view."""
+    used = {group for port in view.local_ports for group in port.security_groups}
+    names = Names(
+        host=view.host,
+        bpf=bpf,
+        ports={
+            str(view.index.port(port.id)): PortName(
+                id=port.id, name=port.name, device=port.device_name, network=port.network
+            )
+            for port in view.local_ports
+        },
+        endpoints={str(view.index.endpoint(f"port {port.id}")): port.id for port, _ in view.remote_ports},
+        segments={str(segment_of(network)): network.id for network in view.networks.values()},
+        vteps={str(view.index.vtep(str(vtep))): str(vtep) for _, vtep in view.remote_ports},
+        rules={
+            str(rule_id(rule.id)): RuleName(id=rule.id, group=group.id, group_name=group.name)
+            for group in view.state.security_groups.values()
+            if group.id in used
+            for rule in group.rules
+        },
+    )
+    replace(run / FILE, msgspec.json.encode(names))
+
+
+def read_names(run: Path) -> Names:
+    """Read the file; raises Unavailable when there is none."""
+    try:
+        return msgspec.json.decode((run / FILE).read_bytes(), type=Names)
+    except FileNotFoundError:
+        raise Unavailable(f"{run / FILE} is not there: no agent has run on this host; give its run directory with --run") from None

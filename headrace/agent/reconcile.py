@@ -1,0 +1,132 @@
+"""One pass from desired state to a datapath that has it, and what to say of every port. Synchronous; twice changes nothing."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from headrace import __version__
+from headrace.agent.config import AgentConfig
+from headrace.agent.desired import Desired
+from headrace.agent.names import write_names
+from headrace.agent.underlay import Underlay, remote_vteps
+from headrace.datapath.bpf import Datapath
+from headrace.datapath.netlink import Link, Netlink
+from headrace.errors import HeadraceError, NotSupported
+from headrace.model import HostStatus, Port, PortStatus
+from headrace.stages import Device, View, compile_tables
+
+log = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """Holds what has been attached; everything else is read anew in each pass."""
+
+    def __init__(self, config: AgentConfig, datapath: Datapath, netlink: Netlink) -> None:
+        self._config = config
+        self._datapath = datapath
+        self._netlink = netlink
+        self.underlay = Underlay(netlink, datapath)
+        self._attached: dict[str, tuple[int, str]] = {}
+        self._refused: dict[str, str] = {}
+        self._said: dict[str, str] = {}
+
+    def status(self, desired: Desired | None = None, ports: tuple[PortStatus, ...] = ()) -> HostStatus:
+        """What the host says of itself."""
+        links = [self._netlink.link(uplink) for uplink in self._config.uplinks]
+        return HostStatus(
+            id=self._config.host,
+            vteps=self.underlay.vteps(self._config.uplinks, self._config.vteps),
+            mtu=min((link.mtu for link in links if link), default=0),
+            version=__version__,
+            epoch=desired.epoch if desired else "",
+            applied=desired.revision if desired else 0,
+            ports=ports,
+        )
+
+    def reconcile(self, desired: Desired) -> HostStatus:
+        """Make the datapath what is desired. What one port cannot have is that port's error, and nobody else's."""
+        links = {link.name: link for link in self._netlink.links()}
+        ports = desired.state.ports_on(self._config.host)
+        devices = {port.id: self._device(links[port.device_name]) for port in ports.values() if port.device_name in links}
+        vteps = self.underlay.vteps(self._config.uplinks, self._config.vteps)
+        self._datapath.index.begin()
+        view = View(
+            desired.state,
+            self._config.host,
+            self._datapath.index,
+            devices,
+            vteps,
+            tunnel_port=self._config.tunnel_port,
+            quota=self._config.quota,
+        )
+        written = self._datapath.apply(compile_tables(view))
+        if written:
+            write_names(Path(self._config.run), view)
+            log.info("applied revision=%d entries=%d ports=%d", desired.revision, written, len(view.local_ports))
+        self._attach(view, links)
+        self.underlay.follow(remote_vteps(self._datapath))
+        statuses = tuple(self._say(port, desired, devices, view) for port in ports.values())
+        return self.status(desired, statuses)
+
+    def _device(self, link: Link) -> Device:
+        return Device(ifindex=link.ifindex, name=link.name, peer=link.kind == "veth" and link.peer_nsid is not None)
+
+    def _attach(self, view: View, links: dict[str, Link]) -> None:
+        wanted: dict[str, tuple[int, str]] = {}
+        for uplink in self._config.uplinks:
+            if uplink in links:
+                wanted[uplink] = (links[uplink].ifindex, f"uplink {self._config.uplink_hook}")
+        for port in view.local_ports:
+            if port.id in view.devices:
+                wanted[port.device_name] = (view.devices[port.id].ifindex, port.hook)
+        for name, (ifindex, hook) in wanted.items():
+            if self._attached.get(name) != (ifindex, hook):
+                self._refused.pop(name, None)
+                self._attach_one(name, ifindex, hook, links[name])
+        for name in (self._datapath.devices() | set(self._attached)) - set(wanted):
+            self._datapath.detach(name)
+            self._attached.pop(name, None)
+            self._refused.pop(name, None)
+        self._datapath.retire_loads()
+
+    def _attach_one(self, name: str, ifindex: int, hook: str, link: Link) -> None:
+        kind, _, place = hook.rpartition(" ")
+        attach = self._datapath.attach_uplink if kind else self._datapath.attach_port
+        try:
+            if not link.up and not kind:
+                self._netlink.set_link(ifindex, up=True)
+            try:
+                attach(ifindex, name, "xdp" if place == "xdp" else "tc")
+            except NotSupported as error:  # the slower hook does the same
+                self._refused[name] = str(error)
+                attach(ifindex, name, "tc")
+            self._attached[name] = (ifindex, hook)
+            log.info("attached device=%s ifindex=%d hook=%s", name, ifindex, place)
+        except HeadraceError as error:  # the device may have gone meanwhile; netlink will tell
+            self._attached.pop(name, None)
+            self._refused[name] = str(error)
+            log.warning("device=%s cannot be attached: %s", name, error)
+
+    def _say(self, port: Port, desired: Desired, devices: dict[str, Device], view: View) -> PortStatus:
+        state, reason = "up", self._refused.get(port.device_name, "")
+        if port.network not in desired.state.networks:
+            state, reason = "error", f"network {port.network} is not known here"
+        elif port.id not in devices:
+            state, reason = "down", f"device {port.device_name} is not there"
+        elif port.device_name not in self._attached:
+            state = "error"
+        elif not port.admin_up:
+            state, reason = "down", "administratively down"
+        elif port.id not in view.devices:
+            state, reason = "down", f"device {port.device_name} is not there"
+        if self._said.get(port.id) != state:
+            self._said[port.id] = state
+            log.info("port=%s device=%s state=%s %s", port.id, port.device_name, state, reason)
+        return PortStatus(
+            id=port.id,
+            state=state,  # type: ignore[arg-type]
+            reason=reason,
+            revision=desired.stored.get(port.id, desired.revision),
+            device=port.device_name,
+        )

@@ -1,0 +1,156 @@
+"""The agent's process: one task group; whatever dies ends it, and the datapath forwards on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from pathlib import Path
+
+from headrace.agent import guard
+from headrace.agent.config import AgentConfig
+from headrace.agent.desired import Desired, Mirror
+from headrace.agent.reconcile import Reconciler
+from headrace.controller.client import Client
+from headrace.controller.identity import Files
+from headrace.datapath.bpf import Datapath, Sizes, lock
+from headrace.datapath.netlink import Netlink
+from headrace.errors import HeadraceError, InvalidInput, Unavailable
+from headrace.model import HostStatus, State, document
+
+log = logging.getLogger(__name__)
+
+SETTLE = 0.005
+"""Seconds in which changes that belong together arrive."""
+
+HEARTBEAT = 5.0
+"""Seconds between reports when nothing changes."""
+
+RETRY = (0.2, 5.0)
+"""First and longest pause, seconds, between attempts to reach the controller."""
+
+
+class Agent:
+    """Desired state and devices in, a reconciled datapath and a status out."""
+
+    def __init__(self, config: AgentConfig, reconciler: Reconciler) -> None:
+        self._config = config
+        self._reconciler = reconciler
+        self._mirror = Mirror()
+        self._desired: Desired | None = None
+        self._status: HostStatus = reconciler.status()
+        self._changed = asyncio.Event()
+        self._report = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until told to stop, or something breaks."""
+        async with Netlink.watch() as watch:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._reconcile()), group.create_task(self._watch_devices(watch))]
+                if self._config.controller:
+                    tasks.append(group.create_task(self._with_controller()))
+                else:
+                    tasks.append(group.create_task(self._with_file()))
+                await stop.wait()
+                for task in tasks:
+                    task.cancel()
+
+    async def _reconcile(self) -> None:
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(SETTLE)
+            self._changed.clear()
+            if self._desired is None:
+                continue
+            desired = self._desired
+            self._status = await asyncio.to_thread(self._reconciler.reconcile, desired)
+            self._report.set()
+            if self._config.controller:
+                await asyncio.to_thread(self._keep, desired)
+
+    def _keep(self, desired: Desired) -> None:
+        with contextlib.suppress(OSError):
+            self._mirror.save(self._cache, desired.epoch, desired.revision)
+
+    @property
+    def _cache(self) -> Path:
+        return Path(self._config.cache) / "desired.json"
+
+    async def _watch_devices(self, watch: object) -> None:
+        async for event in watch:  # type: ignore[attr-defined]
+            log.debug("netlink kind=%s gone=%s", event.kind, event.gone)
+            self._changed.set()
+
+    async def _with_file(self) -> None:
+        seen: tuple[int, int] | None = None
+        path = Path(self._config.state)
+        while True:
+            with contextlib.suppress(OSError):
+                facts = path.stat()
+                if seen != (facts.st_mtime_ns, facts.st_size):
+                    seen = (facts.st_mtime_ns, facts.st_size)
+                    try:
+                        self._desired = Desired(state=State.of(document.read(path.read_bytes(), str(path))))
+                        self._changed.set()
+                    except InvalidInput as error:
+                        log.error("state file: %s; the last good one stays", error)  # noqa: TRY400
+            await asyncio.sleep(0.5)
+
+    async def _with_controller(self) -> None:
+        self._desired = self._mirror.restore(self._cache)
+        if self._desired:
+            log.info("starting from desired state kept at revision=%d", self._desired.revision)
+            self._changed.set()
+        pause = RETRY[0]
+        files = Files.at(Path(self._config.certificates), "host")
+        while True:
+            try:
+                async with Client(self._config.controller, tls=files) as client:
+                    await client.put_status(self._status)
+                    log.info("controller=%s reached", self._config.controller)
+                    pause = RETRY[0]
+                    async with asyncio.TaskGroup() as group:
+                        group.create_task(self._follow(client))
+                        group.create_task(self._say(client))
+            except* Unavailable as errors:
+                log.warning("%s; forwarding on with what is known", errors.exceptions[0])
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, RETRY[1])
+
+    async def _follow(self, client: Client) -> None:
+        mirror = Mirror()
+        async for desired in mirror.follow(client, self._config.host):
+            self._mirror, self._desired = mirror, desired
+            self._changed.set()
+
+    async def _say(self, client: Client) -> None:
+        while True:
+            self._report.clear()
+            await client.put_status(self._status)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._report.wait(), HEARTBEAT)
+
+
+async def serve(config: AgentConfig) -> None:
+    """Run the agent until SIGTERM or SIGINT. Raises a HeadraceError if it cannot start."""
+    if bool(config.controller) == bool(config.state):
+        raise InvalidInput("agent: give controller (a URL) or state (a YAML file), one of them")
+    root = Path(config.bpf)
+    held = lock(root)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        with Netlink() as netlink, Datapath(root, Sizes(connections=config.connections)) as datapath:
+            guard.install(config.guard)
+            reconciler = Reconciler(config, datapath, netlink)
+            reconciler.underlay.prepare()
+            log.info("host=%s vteps=%s", config.host, ",".join(reconciler.status().vteps) or "none")
+            await Agent(config, reconciler).run(stop)
+    except* HeadraceError as errors:
+        raise errors.exceptions[0] from None
+    finally:
+        os.close(held)

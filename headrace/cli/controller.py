@@ -20,7 +20,7 @@ directory_option = click.option(
 @click.option("--config", type=click.Path(dir_okay=False), help="Configuration file; run the service with it.")
 @click.pass_context
 def controller(ctx: click.Context, config: str | None) -> None:
-    r"""Run the controller, or make its certificates.
+    """Run the controller, or make its certificates.
 
     \b
     headrace controller init --name controller.example.org

@@ -65,12 +65,11 @@ async def running(
         api = Api(service, tls=config.tls, authority=authority, heartbeat=heartbeat, queue_octets=queue_octets)
         runner = web.AppRunner(api.application(), access_log=None, shutdown_timeout=GRACE)
         await runner.setup()
-        host, port = config.address
         try:
-            sock = bind(host, port)  # the site's from here: its server closes it
+            sock = bind(config)  # the site's from here: its server closes it
             await web.SockSite(runner, sock, ssl_context=context).start()
             scheme = "https" if config.tls else "http"
-            yield Running(f"{scheme}://{reached_by(host)}:{sock.getsockname()[1]}", service, reload)
+            yield Running(f"{scheme}://{reached_by(config.address[0])}:{sock.getsockname()[1]}", service, reload)
         finally:
             await runner.cleanup()
 
@@ -117,8 +116,9 @@ def reached_by(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(config: ControllerConfig) -> socket.socket:
     """A listening socket; ``::`` is reached by IPv4 too. Raises InvalidInput naming the address."""
+    host, port = config.address
     try:
         [(family, _, _, _, address), *_] = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -126,7 +126,7 @@ def bind(host: str, port: int) -> socket.socket:
         dual = host == "::" and socket.has_dualstack_ipv6()
         return socket.create_server(address[:2], family=family, dualstack_ipv6=dual, backlog=1024)
     except (OSError, OverflowError) as error:
-        raise InvalidInput(f"listen {host}:{port}: {getattr(error, 'strerror', None) or error}") from None
+        raise InvalidInput(f"listen {config.listen}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def notify(state: str) -> None:

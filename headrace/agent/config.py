@@ -19,8 +19,10 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ``vteps``: own tunnel endpoints, one per IP version; by default the first global addresses of the uplinks.
     ``tunnel_port``: VXLAN's UDP port. ``bpf``: a directory on a BPF file system. ``run``: names for the command line.
     ``cache``: where desired state is kept for a start without the controller.
-    ``connections``: how many the host remembers, 560 octets of kernel memory each; ``quota``: how many one port may have, 0: any.
-    ``guard``: names of devices that may carry workloads (nftables wildcards): nothing passes between them and the host's stack.
+    ``connections``: how many the host remembers, 560 octets of kernel memory each.
+    ``quota``: how many one port may have; 0: any number.
+    ``guard``: names of devices that may carry workloads (nftables wildcards); nothing passes between them and the
+    host's stack.
     """
 
     host: str
@@ -38,5 +40,3 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     quota: Annotated[int, msgspec.Meta(ge=0)] = 0
     guard: tuple[Device, ...] = ("tap*",)
     log: Literal["debug", "info", "warning", "error"] = "info"
-
-

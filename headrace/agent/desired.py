@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -80,7 +79,7 @@ class Mirror:
             log.warning("desired state kept in %s cannot be read (%s); waiting for the controller", path, error)
             return None
         for record in saved.records:
-            self.learn(True, record)  # noqa: FBT003
+            self.learn(True, record)
         return self.desired(saved.epoch, saved.revision)
 
 
@@ -97,4 +96,4 @@ def replace(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(path.name + ".new")
     fresh.write_bytes(content)
-    os.replace(fresh, path)
+    fresh.replace(path)

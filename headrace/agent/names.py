@@ -1,4 +1,4 @@
-"""What the datapath's numbers mean, in a file that the command line reads: it works also when the agent does not run."""
+"""What the datapath's numbers mean, in a file that the command line reads, also when the agent does not run."""
 
 from __future__ import annotations
 
@@ -72,4 +72,6 @@ def read_names(run: Path) -> Names:
     try:
         return msgspec.json.decode((run / FILE).read_bytes(), type=Names)
     except FileNotFoundError:
-        raise Unavailable(f"{run / FILE} is not there: no agent has run on this host; give its run directory with --run") from None
+        raise Unavailable(
+            f"{run / FILE} is not there: no agent has run on this host; give its run directory with --run"
+        ) from None

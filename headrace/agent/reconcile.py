@@ -1,4 +1,4 @@
-"""One pass from desired state to a datapath that has it, and what to say of every port. Synchronous; twice changes nothing."""
+"""One pass from desired state to a datapath that has it, and what to say of every port. Twice changes nothing."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ class Reconciler:
         """Make the datapath what is desired. What one port cannot have is that port's error, and nobody else's."""
         links = {link.name: link for link in self._netlink.links()}
         ports = desired.state.ports_on(self._config.host)
-        devices = {port.id: self._device(links[port.device_name]) for port in ports.values() if port.device_name in links}
+        devices = {
+            port.id: self._device(links[port.device_name]) for port in ports.values() if port.device_name in links
+        }
         vteps = self.underlay.vteps(self._config.uplinks, self._config.vteps)
         self._datapath.index.begin()
         view = View(

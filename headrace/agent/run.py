@@ -28,6 +28,9 @@ SETTLE = 0.005
 HEARTBEAT = 5.0
 """Seconds between reports when nothing changes."""
 
+POLL = 0.5
+"""Seconds between looks at a state file."""
+
 RETRY = (0.2, 5.0)
 """First and longest pause, seconds, between attempts to reach the controller."""
 
@@ -43,19 +46,16 @@ class Agent:
         self._status: HostStatus = reconciler.status()
         self._changed = asyncio.Event()
         self._report = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until told to stop, or something breaks."""
-        async with Netlink.watch() as watch:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._reconcile()), group.create_task(self._watch_devices(watch))]
-                if self._config.controller:
-                    tasks.append(group.create_task(self._with_controller()))
-                else:
-                    tasks.append(group.create_task(self._with_file()))
-                await stop.wait()
-                for task in tasks:
-                    task.cancel()
+        source = self._with_controller if self._config.controller else self._with_file
+        async with Netlink.watch() as watch, asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in (self._reconcile(), self._watch_devices(watch), source())]
+            await stop.wait()
+            for task in tasks:
+                task.cancel()
 
     async def _reconcile(self) -> None:
         while True:
@@ -85,18 +85,21 @@ class Agent:
 
     async def _with_file(self) -> None:
         seen: tuple[int, int] | None = None
-        path = Path(self._config.state)
         while True:
-            with contextlib.suppress(OSError):
-                facts = path.stat()
-                if seen != (facts.st_mtime_ns, facts.st_size):
-                    seen = (facts.st_mtime_ns, facts.st_size)
-                    try:
-                        self._desired = Desired(state=State.of(document.read(path.read_bytes(), str(path))))
-                        self._changed.set()
-                    except InvalidInput as error:
-                        log.error("state file: %s; the last good one stays", error)  # noqa: TRY400
-            await asyncio.sleep(0.5)
+            seen = await asyncio.to_thread(self._read_file, Path(self._config.state), seen)
+            await asyncio.sleep(POLL)
+
+    def _read_file(self, path: Path, seen: tuple[int, int] | None) -> tuple[int, int] | None:
+        try:
+            facts = path.stat()
+            if seen == (facts.st_mtime_ns, facts.st_size):
+                return seen
+            self._desired = Desired(state=State.of(document.read(path.read_bytes(), str(path))))
+        except (OSError, InvalidInput) as error:
+            log.error("state file: %s; the last good one stays", error)  # noqa: TRY400 - the message says all
+            return seen
+        self._loop.call_soon_threadsafe(self._changed.set)
+        return facts.st_mtime_ns, facts.st_size
 
     async def _with_controller(self) -> None:
         self._desired = self._mirror.restore(self._cache)

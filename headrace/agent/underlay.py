@@ -1,7 +1,7 @@
 """The underlay: own tunnel endpoints, next hops kept resolved, and adjacencies forgotten when a next hop changes.
 
-Routing stays the kernel's: the walk asks its FIB. The agent only sees to it that the answer is a resolved one, and that replays
-notice when it changes.
+Routing stays the kernel's: the walk asks its FIB. The agent only sees to it that the answer is a resolved one, and that
+replays notice when it changes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Underlay:
                 path.write_text("1\n")
 
     def vteps(self, uplinks: Iterable[str], configured: tuple[str, ...]) -> tuple[str, ...]:
-        """Own tunnel endpoints: as configured, else the first global address of each IP version on the uplinks."""
+        """Own tunnel endpoints: as configured, else the first global address per IP version on the uplinks."""
         if configured:
             return configured
         found: dict[int, str] = {}
@@ -52,7 +52,7 @@ class Underlay:
         return tuple(found[version] for version in sorted(found))
 
     def follow(self, remotes: Iterable[str]) -> None:
-        """Keep the next hops towards other hosts' tunnel endpoints resolved; forget adjacencies whose next hop changed."""
+        """Keep next hops towards other hosts' tunnel endpoints resolved; forget adjacencies whose next hop changed."""
         routes: dict[str, Hop] = {}
         for remote in sorted(set(remotes)):
             route = self._netlink.route(remote)

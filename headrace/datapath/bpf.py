@@ -36,8 +36,8 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
 class Datapath:
     """One host's datapath, pinned below ``root`` (a directory on a BPF file system).
 
-    Everything that must outlive this process is pinned: maps under the ABI's hash, programs and their stage array under the
-    number of the load, links under ``links``. Opening it again reads everything back; traffic never notices.
+    Everything that must outlive this process is pinned: maps under the ABI's hash, the stage array under the number
+    of the load, links under ``links``. Opening it again reads everything back; traffic never notices.
     """
 
     def __init__(self, root: Path, sizes: Sizes | None = None, *, observe: bool = False) -> None:
@@ -174,7 +174,8 @@ class Datapath:
         wanted = sorted(indices)
         for start in range(0, len(wanted), 63):
             part = wanted[start : start + 63]
-            self.programs["hr_raise"].test_run(ctx=abi.Bump(count=len(part), index=tuple(part) + (0,) * (63 - len(part))).pack())
+            bump = abi.Bump(count=len(part), index=(*part, *[0] * (63 - len(part))))
+            self.programs["hr_raise"].test_run(ctx=bump.pack())
 
     # Hooks
 
@@ -218,7 +219,8 @@ class Datapath:
     def connections(self) -> Iterator[tuple[int, abi.Conn]]:
         """Every live connection with its index."""
         for key, value in self.maps["hr_conns"].items():
-            if int.from_bytes(value[:8], "little") not in {0} and not value[7] & 0x80:  # noqa: PLR2004 - HR_CONN_DEAD
+            identity = int.from_bytes(value[:8], "little")
+            if identity and not identity & abi.CONN_DEAD:
                 yield int.from_bytes(key, "little"), abi.Conn.unpack(value)
 
     def connection(self, index: int) -> abi.Conn | None:

@@ -53,7 +53,9 @@ class KernelIndex:
             self._reclaim(kind)
         if not self._free[kind]:
             first, last = RANGES[kind]
-            raise DatapathError(f"all {last - first} {kind} indices of this host are in use; move ports to another host")
+            raise DatapathError(
+                f"all {last - first} {kind} indices of this host are in use; move ports to another host"
+            )
         return self._free[kind].pop()
 
     def _unused(self, kind: str) -> list[int]:

@@ -1,9 +1,10 @@
 """acl: policies (sets of groups) as two classifications that meet.
 
-A *selector* is what a rule says of the other side: any address, a CIDR, a group, an address group. For each policy, direction and
-family, an address falls into a *remote class* (the set of selectors it is in) and a protocol and port into a *service class* (the
-set of selectors they are allowed to). A packet is allowed if the sets meet. Both lookups are longest-prefix, so an entry's
-set is the union over all prefixes that cover it; rules for any address, or for any service, are decided by one lookup.
+A *selector* is what a rule says of the other side: any address, a CIDR, a group, an address group. For each policy,
+direction and family, an address falls into a *remote class* (the set of selectors it is in) and a protocol and port
+into a *service class* (the set of selectors they are allowed to). A packet is allowed if the sets meet. Both lookups are
+longest-prefix, so an entry's set is the union over all prefixes that cover it; rules for any address, or for any
+service, are decided by one lookup.
 Class ids are made from their content: nothing is numbered, so a restart compiles the same entries.
 """
 
@@ -47,7 +48,9 @@ def compile_tables(view: View) -> Tables:
         ]
         for direction, name in ((abi.Direction.FROM_PORT, "egress"), (abi.Direction.TO_PORT, "ingress")):
             for family in (4, 6):
-                scoped = [rule for rule in rules if rule.direction == name and rule.family == family and makes_sense(rule)]
+                scoped = [
+                    rule for rule in rules if rule.direction == name and rule.family == family and makes_sense(rule)
+                ]
                 if scoped:
                     compile_scope(view, (policy, direction, family), scoped, tables)
     return tables
@@ -123,11 +126,12 @@ def port_range(rule: Rule) -> tuple[int, int]:
 
 
 def service_sets(rules: list[Rule]) -> Iterator[tuple[tuple[int | None, int, int], dict[Selector, int]]]:
-    """((protocol, first port, bits of the port that count), selector -> rule id) for each prefix that differs from what covers it.
+    """((protocol, port, bits of it that count), selector -> rule id) for each prefix that differs from what covers it.
 
     Rules with a remote that allow every service are left out: the remote's entry decides them alone.
     """
-    everywhere = {ANY: rule_id(rule.id) for rule in reversed(rules) if is_whole(rule) and selector_of(rule) == ANY}
+    whole = [rule for rule in rules if is_whole(rule) and selector_of(rule) == ANY]
+    everywhere = {ANY: rule_id(whole[0].id)} if whole else {}
     if everywhere:
         yield (None, 0, 0), everywhere
     for proto in sorted({rule.protocol for rule in rules if rule.protocol is not None}):
@@ -145,7 +149,7 @@ def service_sets(rules: list[Rule]) -> Iterator[tuple[tuple[int | None, int, int
 def intervals(
     ranges: list[tuple[int, int, Selector, int]], base: dict[Selector, int]
 ) -> Iterator[tuple[int, int, dict[Selector, int]]]:
-    """Cut overlapping ranges into stretches of equal sets; each set is the base and the ranges that cover the stretch."""
+    """Cut overlapping ranges into stretches; each one's set is the base and the ranges that cover it."""
     edges: dict[int, list[tuple[bool, Selector, int]]] = {}
     for first, last, selector, rule in ranges:
         edges.setdefault(first, []).append((True, selector, rule))
@@ -239,5 +243,3 @@ def remote_key(scope: Scope, prefix: Prefix) -> abi.AclRemoteKey:
         policy=policy,
         addr=address_octets(prefix.network_address),
     )
-
-

@@ -27,7 +27,8 @@ def compile_tables(view: View) -> Tables:
 def compile_port(view: View, port: Port) -> abi.Port:
     """One local port; without a device it is known, and down."""
     device = view.devices.get(port.id)
-    groups = [view.state.security_groups[group] for group in port.security_groups if group in view.state.security_groups]
+    known = view.state.security_groups
+    groups = [known[group] for group in port.security_groups if group in known]
     flags = 0
     if port.admin_up and device:
         flags |= abi.PortFlag.UP

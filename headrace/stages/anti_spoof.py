@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from headrace import abi
 from headrace.model import Port
-from headrace.stages.view import Prefix, Tables, View, address_octets, mac_octets, prefix_bits
+from headrace.stages.view import Prefix, Table, Tables, View, address_octets, mac_octets, prefix_bits
 
 UNSPECIFIED = (ipaddress.ip_network("0.0.0.0/32"), ipaddress.ip_network("::/128"))
 ANYWHERE = ipaddress.ip_network("::/0")
@@ -15,7 +15,7 @@ ANYWHERE = ipaddress.ip_network("::/0")
 
 def compile_tables(view: View) -> Tables:
     """hr_sources."""
-    entries = {
+    entries: Table = {
         abi.SourceKey(
             prefixlen=abi.SOURCE_PREFIX + (0 if prefix == ANYWHERE else prefix_bits(prefix)),
             port=view.index.port(port.id),
@@ -26,7 +26,7 @@ def compile_tables(view: View) -> Tables:
         if port.port_security
         for mac, prefix, kind in sources(port)
     }
-    return {"hr_sources": dict(entries)}
+    return {"hr_sources": entries}
 
 
 def sources(port: Port) -> Iterator[tuple[str, Prefix, abi.Source]]:

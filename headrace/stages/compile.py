@@ -19,7 +19,7 @@ ORDER = (
     "hr_configs",
     "hr_devices",
 )
-"""The order in which entries are put, and the reverse of that in which they are deleted: what is referred to comes first."""
+"""The order in which entries are put, and the reverse of that in which they go: what is referred to comes first."""
 
 
 def compile_tables(view: View) -> Tables:

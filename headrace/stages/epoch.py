@@ -1,7 +1,7 @@
 """Whose decisions a change of tables may have made wrong: the indices whose epoch the agent raises.
 
-Only what takes away counts - a new permission makes no decision wrong, because a denied packet leaves no entry. And what
-takes away raises the epoch of just whom it concerns: a member that leaves a group of ten thousand is one index.
+Only what takes away counts: a new permission makes no decision wrong, because a denied packet leaves no entry. And
+what takes away raises the epoch of just whom it concerns: a member that leaves a group of ten thousand is one index.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""respond: whom the datapath answers ARP and ND for - fixed addresses of ports with port security, never address pairs."""
+"""respond: whom the datapath answers ARP and ND for: fixed addresses of bound ports with port security, no pairs."""
 
 from __future__ import annotations
 

@@ -115,12 +115,12 @@ def segment_of(network: Network) -> int:
 
 def address_octets(address: Address) -> bytes:
     """16 octets, IPv4 as ::ffff:a.b.c.d."""
-    return b"\0" * 10 + b"\xff\xff" + address.packed if address.version == 4 else address.packed  # noqa: PLR2004
+    return b"\0" * 10 + b"\xff\xff" + address.packed if address.version == 4 else address.packed
 
 
 def prefix_bits(prefix: Prefix) -> int:
     """Length of a prefix within the 16 octets of ``address_octets``."""
-    return prefix.prefixlen + (96 if prefix.version == 4 else 0)  # noqa: PLR2004
+    return prefix.prefixlen + (96 if prefix.version == 4 else 0)
 
 
 def mac_octets(mac: str) -> bytes:

@@ -47,7 +47,7 @@ def apply(reach: Reach, file: IO[bytes], output: str, *, prune: bool, dry_run: b
       - {id: p1, network: blue, mac: "02:00:00:00:00:01", addresses: [10.0.0.1], host: h1}
 
     Lists: networks, subnets, security_groups, address_groups, hosts, ports. Applying twice changes nothing.
-    """  # noqa: D301 - \b tells click not to wrap
+    """
     from headrace.model.document import read
 
     wanted = read(file.read(), getattr(file, "name", "<stdin>"))

@@ -298,3 +298,9 @@ def test_help_lists_every_command_and_imports_none() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_of_the_table_is_there(name: str) -> None:
     assert CliRunner().invoke(root, [name, "--help"]).exit_code == 0
+
+
+def test_help_shows_examples_as_they_are() -> None:
+    """A raw docstring would hide from click the mark that says: do not wrap."""
+    assert "\n  networks:\n    - {id: blue" in CliRunner().invoke(root, ["apply", "--help"]).output
+    assert "\n  headrace controller --config" in CliRunner().invoke(root, ["controller", "--help"]).output

@@ -56,7 +56,8 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True):
     """A frame that enters a host.
 
     By ``port``; by tunnel (the ``vtep`` it came from, ``vni``, inner frame); or, with neither, a whole frame on the
-    uplink, outer headers included. ``gso_size``: payload of one segment if it is a super-packet. ``vlan``: a tag the NIC took off.
+    uplink, outer headers included.
+    ``gso_size``: payload of one segment if it is a super-packet. ``vlan``: a tag the NIC took off.
     """
 
     frame: bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, Self
 
@@ -17,6 +17,7 @@ from headrace.datapath.bpfmap import Map
 from headrace.datapath.delta import Delta
 from headrace.datapath.index import KernelIndex
 from headrace.datapath.libbpf import Object, Program
+from headrace.datapath.reader import Reader
 from headrace.errors import DatapathError, NotSupported
 from headrace.stages.compile import ORDER
 from headrace.stages.view import Table, Tables
@@ -24,7 +25,6 @@ from headrace.stages.view import Table, Tables
 OBJECTS = Path(__file__).parent / "objects"
 ARRAYS = {"hr_configs", "hr_ports", "hr_adjacencies"}
 """Tables whose entries always exist: all zero means absent, and to delete is to write zeros."""
-FORBIDDEN = set("/.")
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +33,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     connections: int = 262144
 
 
-class Datapath:
+class Datapath(Reader):
     """One host's datapath, pinned below ``root`` (a directory on a BPF file system).
 
     Everything that must outlive this process is pinned: maps under the ABI's hash, the stage array under the number
@@ -41,21 +41,12 @@ class Datapath:
     """
 
     def __init__(self, root: Path, sizes: Sizes | None = None, *, observe: bool = False) -> None:
-        self.root = root
-        self.pins = root / abi.ABI_HASH
-        self.links = root / "links"
+        super().__init__(root)
         self._sizes = sizes or Sizes()
         self._observe = observe
         self._objects: dict[str, Object] = {}
         self._actual: Tables | None = None
-        self.maps: dict[str, Map] = {}
         self.programs: dict[str, Program] = {}
-
-    def __enter__(self) -> Self:
-        return self.open()
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def open(self) -> Self:
         """Load the programs beside those that may be running; nothing is attached yet."""
@@ -200,55 +191,6 @@ class Datapath:
         """Take every program off a device."""
         for kind in ("ingress", "egress", "xdp", "uplink", "uplink-xdp"):
             detach(self._link(name, kind))
-
-    def devices(self) -> set[str]:
-        """Names of the devices that have links, present or gone."""
-        return {path.name.rpartition("@")[0] for path in self.links.iterdir() if "@" in path.name}
-
-    def _link(self, name: str, kind: str) -> Path:
-        safe = "".join("_" if character in FORBIDDEN else character for character in name)
-        return self.links / f"{safe}@{kind}"
-
-    # What it knows
-
-    def flows(self) -> Iterator[tuple[abi.FlowKey, abi.Flow]]:
-        """Every flow entry."""
-        for key, value in self.maps["hr_flows"].items():
-            yield abi.FlowKey.unpack(key), abi.Flow.unpack(value)
-
-    def connections(self) -> Iterator[tuple[int, abi.Conn]]:
-        """Every live connection with its index."""
-        for key, value in self.maps["hr_conns"].items():
-            identity = int.from_bytes(value[:8], "little")
-            if identity and not identity & abi.CONN_DEAD:
-                yield int.from_bytes(key, "little"), abi.Conn.unpack(value)
-
-    def connection(self, index: int) -> abi.Conn | None:
-        """One connection by index."""
-        value = self.maps["hr_conns"].lookup(abi.U32(value=index).pack())
-        return abi.Conn.unpack(value) if value else None
-
-    def reasons(self) -> Mapping[int, Mapping[abi.Reason, int]]:
-        """Port index (0: the uplink) -> reason -> packets."""
-        counts: dict[int, dict[abi.Reason, int]] = {}
-        table = self.maps["hr_reasons"]
-        for key, value in table.items():
-            if any(value):
-                port, reason = divmod(int.from_bytes(key, "little"), abi.REASONS)
-                total = sum(int.from_bytes(part, "little") for part in table.cpus(value))
-                counts.setdefault(port, {})[abi.Reason(reason)] = total
-        return counts
-
-    def port_counters(self, index: int) -> abi.PortCounters:
-        """A port's counters, summed over CPUs."""
-        parts = self.maps["hr_port_counts"].lookup_cpus(abi.U32(value=index).pack()) or []
-        rows = [abi.PortCounters.unpack(part) for part in parts]
-
-        def total(which: str) -> abi.Counter:
-            pairs = [getattr(row, which) for row in rows]
-            return abi.Counter(packets=sum(pair.packets for pair in pairs), octets=sum(pair.octets for pair in pairs))
-
-        return abi.PortCounters(from_port=total("from_port"), to_port=total("to_port"), walked=total("walked"))
 
     def _indices_in_use(self) -> set[int]:
         used: set[int] = set()

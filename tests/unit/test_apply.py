@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -217,9 +218,11 @@ def test_a_host_shows_heartbeat_and_applied_revision(applied: Command, url: str)
     assert row(applied("host", "list").output, "h1")[1] == "unknown"
     put_status(url, HostStatus(id="h1", vteps=("192.0.2.1",), applied=2, version="0.1.0"))
     cells = row(applied("host", "list").output, "h1")
-    assert cells == ["h1", "alive", "192.0.2.1", "0", "2", "3", "0s", "0.1.0"]
+    assert cells[:6] == ["h1", "alive", "192.0.2.1", "0", "2", "3"]
+    assert re.fullmatch(r"\d+s", cells[6])
+    assert cells[7] == "0.1.0"
     shown = json.loads(applied("host", "show", "h1", "-o", "json").output)
-    assert (shown["applied"], shown["heartbeat"], shown["network_types"]) == (2, "0s", ["vxlan"])
+    assert (shown["applied"], shown["network_types"]) == (2, ["vxlan"])
 
 
 def test_networks(applied: Command) -> None:

@@ -139,10 +139,10 @@ def test_a_member_more_costs_what_sees_it_not_what_there_is() -> None:
     for number in range(10_000):
         item = port(f"p{number}", f"n{number % 100}", f"h{number % 500}", ("g",))
         sight.replace(("port", item.id), item, ())
-    start = time.perf_counter()
+    start = time.process_time()
     # On a host that has the network and the group already.
     pairs = sight.replace(("port", "new"), port("new", "n0", "h0", ("g",)), None)
-    taken = time.perf_counter() - start
+    taken = time.process_time() - start
     assert len(pairs) == 500
     assert all(now and not was for was, now in pairs.values())
     assert taken < 0.25, "a member more must not walk over all members"

@@ -141,7 +141,7 @@ async def test_a_watch_ends_when_the_controller_does(tmp_path: Path) -> None:
 async def test_a_quiet_watch_has_a_heartbeat(tmp_path: Path) -> None:
     async with (
         running(config(tmp_path), heartbeat=0.02) as controller,
-        Client(controller.url, silence=0.5) as client,
+        Client(controller.url, silence=10) as client,
         contextlib.aclosing(client.watch("h1")) as events,
     ):
         assert told(await until_sync(events)) == ["reset", "sync"]

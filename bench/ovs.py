@@ -113,6 +113,7 @@ class Ovs:
     def setup(self, wiring: Wiring, rules: int) -> None:
         self.require(self.daemon, "openvswitch-switch")
         wiring.offloads_off()
+        wiring.never_merge()
         for host in wiring.hosts:
             switch = Vswitch(host, self.daemon)
             self.switches.append(switch)
@@ -194,11 +195,10 @@ def flows(host: Host, rules: list[Rule]) -> list[str]:
     into = f"output:{PORT}"
     table = ["table=0,priority=0,actions=drop"]
     for family, address in (("ip", f"nw_src={work.ipv4}"), ("ipv6", f"ipv6_src={work.ipv6}")):
-        table += [
-            f"table=0,priority=10,in_port={PORT},dl_src={work.mac},{family},{address},actions=ct(table=10,zone={ZONE})",
-            f"table=0,priority=10,in_port={TUNNEL},tun_id={VNI},dl_dst={work.mac},{family},"
-            f"actions=ct(table=20,zone={ZONE})",
-        ]
+        leaves = f"in_port={PORT},dl_src={work.mac},{family},{address}"
+        comes = f"in_port={TUNNEL},tun_id={VNI},dl_dst={work.mac},{family}"
+        table += [f"table=0,priority=10,{leaves},actions=ct(table=10,zone={ZONE})"]
+        table += [f"table=0,priority=10,{comes},actions=ct(table=20,zone={ZONE})"]
     for number, action, side in ((10, out, "dst"), (20, into, "src")):
         table += [
             f"table={number},priority=100,ct_state=+trk+est-inv,actions={action}",

@@ -6,11 +6,11 @@ import contextlib
 import os
 import subprocess
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
 STOP_PATIENCE_S = 5.0
 
@@ -67,7 +67,7 @@ class Daemon:
         environment: Mapping[str, str] | None = None,
         talks: bool = False,
     ) -> None:
-        self.name = os.path.basename(argv[0])  # noqa: PTH119 - a word of a command line, no path of ours
+        self.name = Path(argv[0]).name
         # setpriv makes the kernel send the signal; exec keeps the promise.
         command = ["setpriv", "--pdeathsig", "KILL", "--", *within(namespace, argv)]
         self._log: BinaryIO = log.open("wb") if log else tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
@@ -101,10 +101,11 @@ class Daemon:
 
     def last_words(self, octets: int = 500) -> str:
         """The end of what it logged, for a message."""
-        with contextlib.suppress(OSError, ValueError):
-            with open(f"/proc/self/fd/{self._log.fileno()}", "rb") as log:  # noqa: PTH123 - opened anew: own offset
-                return log.read().decode(errors="replace").strip()[-octets:]
-        return ""
+        try:
+            # Opened anew, for an offset of our own.
+            return Path(f"/proc/self/fd/{self._log.fileno()}").read_text(errors="replace").strip()[-octets:]
+        except (OSError, ValueError):
+            return ""
 
     def stop(self) -> None:
         """End it; a stopped process (SIGSTOP) must be continued by then or is killed."""

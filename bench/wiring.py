@@ -16,12 +16,13 @@ from __future__ import annotations
 import contextlib
 import secrets
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 from bench.build import program
 from bench.process import CommandError, Daemon, SetupError, run
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
 UNDERLAY_MTU = 1500
@@ -74,6 +75,7 @@ class Wiring:
     def __post_init__(self) -> None:
         self.a = self._host("a", 1)
         self.b = self._host("b", 2)
+        self._merging = True
         self._relays: list[Daemon] = []
         self._namespaces: list[str] = []
 
@@ -98,7 +100,7 @@ class Wiring:
     def other(self, host: Host) -> Host:
         return self.b if host is self.a else self.a
 
-    def __enter__(self) -> Wiring:
+    def __enter__(self) -> Self:
         try:
             self.build()
         except BaseException:
@@ -118,18 +120,17 @@ class Wiring:
                 run("ip", "netns", "add", namespace)
                 quiet(namespace)
         one, two = self.hosts
-        ip(one, f"link add {one.uplink} mtu {UNDERLAY_MTU} address {one.uplink_mac} type veth"
-                f" peer name {two.uplink} mtu {UNDERLAY_MTU} address {two.uplink_mac} netns {two.namespace}")  # fmt: skip
+        ends = [f"{host.uplink} mtu {UNDERLAY_MTU} address {host.uplink_mac}" for host in self.hosts]
+        ip(one, f"link add {ends[0]} type veth peer name {ends[1]} netns {two.namespace}")
         for host in self.hosts:
             ip(host, f"addr add {host.underlay}/24 dev {host.uplink}")
             ip(host, f"link set {host.uplink} up")
             self._plug(host)
             self._address(host.workload, self.other(host).workload)
         for host in self.hosts:
-            run_napi(host.namespace, host.uplink)
+            self.merge(host, on=True)
             if self.kind == "veth":
-                run_napi(host.namespace, host.port)
-                run_napi(host.workload.namespace, host.workload.device)
+                gro(host.workload.namespace, host.workload.device, on=True)
 
     def _plug(self, host: Host) -> None:
         work = host.workload
@@ -158,6 +159,32 @@ class Wiring:
             run("ethtool", "-K", host.workload.device, "tx", "off", "tso", "off", "gso", "off",
                 namespace=host.workload.namespace)  # fmt: skip
 
+    def merge(self, host: Host, *, on: bool) -> None:
+        """Whether a host's devices rebuild super-packets from what they receive."""
+        gro(host.namespace, host.uplink, on=on)
+        if self.kind == "veth":
+            gro(host.namespace, host.port, on=on)
+
+    def never_merge(self) -> None:
+        """For datapaths that read a host's devices by sockets and cannot take super-packets."""
+        self._merging = False
+        for host in self.hosts:
+            self.merge(host, on=False)
+
+    @contextlib.contextmanager
+    def accepting_frames(self) -> Iterator[None]:
+        """Within, the ports take XDP frames from the load."""
+        if self._merging:
+            yield
+            return
+        try:
+            for host in self.hosts:
+                gro(host.namespace, host.port, on=True)
+            yield
+        finally:
+            for host in self.hosts:
+                gro(host.namespace, host.port, on=False)
+
     def join_directly(self) -> None:
         """Take the hosts out: one veth pair from workload to workload."""
         for host in self.hosts:
@@ -168,7 +195,7 @@ class Wiring:
         for mine, other in ((one, two), (two, one)):
             self._address(mine, other)
         for work in (one, two):
-            run_napi(work.namespace, work.device)
+            gro(work.namespace, work.device, on=True)
 
     def check(self) -> None:
         """Raise unless each workload reaches the other."""
@@ -193,12 +220,12 @@ def ip(where: Host | Workload, command: str) -> str:
     return run("ip", "-n", where.namespace, *command.split())
 
 
-def run_napi(namespace: str, device: str) -> None:
+def gro(namespace: str, device: str, *, on: bool) -> None:
     """Let XDP frames (our load, a redirect) enter this end of a veth: it must run NAPI, which GRO makes it do.
 
     The other end's XDP features follow only if this one is up already (seen on Linux 6.18).
     """
-    run("ethtool", "-K", device, "gro", "on", namespace=namespace)
+    run("ethtool", "-K", device, "gro", "on" if on else "off", namespace=namespace)
 
 
 def quiet(namespace: str) -> None:

@@ -32,6 +32,7 @@
 #define SEEN_WORDS (1 << 15) /* x 64 bits: one for each of 2^21 flows */
 #define SKIP_LIMIT 32
 #define WAIT_LIMIT (1 << 20) /* looks at the clock: far more than one batch's wait */
+#define CATCH_UP 16 /* batches */
 #define SPREAD 0x9E3779B1u /* odd, hence a permutation of any 2^k flows: neighbours in time are none in memory */
 
 const volatile __u32 out_ifindex;
@@ -99,7 +100,7 @@ static __always_inline void keep_pace(void)
 	if (!batch_ns || sent % batch_size)
 		return;
 	begin = bpf_ktime_get_ns();
-	if (due_ns + 4 * batch_ns < begin) /* too late to catch up by a burst */
+	if (due_ns + CATCH_UP * batch_ns < begin) /* too late to catch up by a burst */
 		due_ns = begin;
 	if (begin < due_ns) {
 		bpf_loop(WAIT_LIMIT, look_at_clock, NULL, 0);

@@ -23,13 +23,18 @@
 #define BATCH 64u
 #define BATCH_PACED 32u
 #define POLL_NS 2000000
+#define CORES_MAX 64
 
 static struct {
-	const char *tx_namespace, *rx_namespace, *tx_device, *rx_device, *packet;
+	const char *tx_namespace, *rx_namespace, *tx_device, *rx_device, *packet, *spin;
 	int core, l4_offset, xdp_sink, cover;
 	unsigned int flows, first;
 	double warm, seconds, pps;
 } options = {.core = 0, .l4_offset = 34, .flows = 1, .warm = 0.3, .seconds = 1};
+
+struct snapshot {
+	uint64_t ns, arrived, sent, waited, spun[CORES_MAX];
+};
 
 static struct blast_bpf *skeleton;
 static volatile int done;
@@ -177,7 +182,8 @@ static void parse(int argc, char **argv)
 	    {"rx-device", 1, 0, 'R'},	 {"packet", 1, 0, 'p'},	   {"l4-offset", 1, 0, '4'},
 	    {"flows", 1, 0, 'f'},	 {"first", 1, 0, 'F'},	   {"warm", 1, 0, 'w'},
 	    {"seconds", 1, 0, 's'},	 {"pps", 1, 0, 'P'},	   {"core", 1, 0, 'c'},
-	    {"xdp-sink", 0, 0, 'x'},	 {"cover", 0, 0, 'C'},	   {0}};
+	    {"xdp-sink", 0, 0, 'x'},	 {"cover", 0, 0, 'C'},	   {"spin", 1, 0, 'S'},
+	    {0}};
 	int option;
 
 	while ((option = getopt_long(argc, argv, "", names, NULL)) != -1) {
@@ -195,6 +201,7 @@ static void parse(int argc, char **argv)
 		case 'P': options.pps = atof(optarg); break;
 		case 'c': options.core = atoi(optarg); break;
 		case 'x': options.xdp_sink = 1; break;
+		case 'S': options.spin = optarg; break;
 		case 'C': options.cover = 1; break;
 		default: exit(2);
 		}
@@ -206,31 +213,66 @@ static void parse(int argc, char **argv)
 	}
 }
 
+static struct spin_counter *open_spinner(void)
+{
+	size_t size = (size_t)sysconf(_SC_NPROCESSORS_ONLN) * sizeof(struct spin_counter);
+	int fd = open(options.spin, O_RDONLY | O_CLOEXEC);
+	void *counters = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+
+	if (fd < 0 || counters == MAP_FAILED)
+		die("read the spinner's counters in %s", options.spin);
+	return counters;
+}
+
+static struct snapshot snapshot(const struct spin_counter *spinner)
+{
+	struct snapshot now = {.arrived = arrived(), .sent = skeleton->bss->sent, .waited = skeleton->bss->waited_ns};
+
+	for (long i = 0; spinner && i < sysconf(_SC_NPROCESSORS_ONLN) && i < CORES_MAX; i++)
+		now.spun[i] = spinner[i].count;
+	now.ns = now_ns();
+	return now;
+}
+
+static void report(const struct snapshot *before, const struct snapshot *after, unsigned int covered_flows)
+{
+	printf("{\"sent\": %llu, \"arrived\": %llu, \"seconds\": %.6f, \"waited\": %.6f, \"covered\": %u, \"next\": %u",
+	       (unsigned long long)(after->sent - before->sent), (unsigned long long)(after->arrived - before->arrived),
+	       (double)(after->ns - before->ns) / NS_PER_S, (double)(after->waited - before->waited) / NS_PER_S,
+	       covered_flows, skeleton->bss->next_flow);
+	if (options.spin) {
+		printf(", \"spun\": [");
+		for (long i = 0; i < sysconf(_SC_NPROCESSORS_ONLN) && i < CORES_MAX; i++)
+			printf("%s%llu", i ? ", " : "", (unsigned long long)(after->spun[i] - before->spun[i]));
+		printf("]");
+	}
+	printf("}\n");
+}
+
 int main(int argc, char **argv)
 {
-	struct { uint64_t ns, arrived, sent, waited; } before, after;
+	const struct spin_counter *spinner = NULL;
+	struct snapshot before, after;
 	unsigned int covered_flows;
 	pthread_t shooter;
 
 	parse(argc, argv);
 	signal(SIGUSR1, wake);
+	if (options.spin)
+		spinner = open_spinner();
 	load();
 	attach(options.rx_namespace, options.rx_device, skeleton->progs.far_xdp, skeleton->progs.far_tc);
 	attach(options.tx_namespace, options.tx_device, skeleton->progs.near_xdp, skeleton->progs.near_tc);
 	if (pthread_create(&shooter, NULL, shoot, NULL))
 		die("start the shooting thread");
 	covered_flows = warm_up();
-#define SNAPSHOT(s) s.arrived = arrived(), s.sent = skeleton->bss->sent, s.waited = skeleton->bss->waited_ns, s.ns = now_ns()
-	SNAPSHOT(before);
+	before = snapshot(spinner);
 	sleep_ns((uint64_t)(options.seconds * NS_PER_S));
-	SNAPSHOT(after);
+	after = snapshot(spinner);
 	done = 1;
 	pthread_kill(shooter, SIGUSR1);
 	pthread_join(shooter, NULL);
-	printf("{\"sent\": %llu, \"arrived\": %llu, \"seconds\": %.6f, \"waited\": %.6f, \"covered\": %u, \"next\": %u}\n",
-	       (unsigned long long)(after.sent - before.sent), (unsigned long long)(after.arrived - before.arrived),
-	       (double)(after.ns - before.ns) / NS_PER_S, (double)(after.waited - before.waited) / NS_PER_S,
-	       covered_flows, skeleton->bss->next_flow);
+	report(&before, &after, covered_flows);
 	detach(options.rx_namespace, options.rx_device);
 	detach(options.tx_namespace, options.tx_device);
 	blast_bpf__destroy(skeleton);

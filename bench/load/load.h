@@ -23,6 +23,11 @@
 #define PORT_CONNECT 5010
 #define CONNECT_PORTS 16
 
+/* One per core in the file that spin writes and blast reads. */
+struct spin_counter {
+	_Alignas(64) volatile uint64_t count;
+};
+
 __attribute__((format(printf, 1, 2), noreturn)) static inline void die(const char *format, ...)
 {
 	int error = errno;

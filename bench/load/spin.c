@@ -1,17 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A counter per core that runs only when nothing else wants the core: what it loses is what was used.
- * For each line read, one line: the time in ns, then every core's count.
+/* spin FILE: a counter per core, in FILE, that runs only when nothing else wants the core: what it loses is what was
+ * used. There is neither a PMU nor IRQ time accounting in many virtual machines, and /proc/stat misses softirqs there.
  */
 #include "load.h"
 
 #include <pthread.h>
+#include <sys/mman.h>
 
-#define CORES_MAX 256
-#define STRIDE 64 /* counts between writes: a cache line's worth of arithmetic, no shared memory in the loop */
+#define STRIDE 64 /* counts between writes, so that memory has no part in the loop's speed */
 
-static struct {
-	_Alignas(64) volatile uint64_t count;
-} cores[CORES_MAX];
+static struct spin_counter *counters;
 
 static void *spin(void *argument)
 {
@@ -27,30 +25,28 @@ static void *spin(void *argument)
 			count++;
 			__asm__ volatile("" : "+r"(count)); /* or the compiler adds STRIDE at once */
 		}
-		cores[core].count = count;
+		counters[core].count = count;
 	}
 	return NULL;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-	long count = sysconf(_SC_NPROCESSORS_ONLN);
-	char line[64];
+	long cores = sysconf(_SC_NPROCESSORS_ONLN);
+	size_t size = (size_t)cores * sizeof(*counters);
+	int fd = argc == 2 ? open(argv[1], O_RDWR | O_CLOEXEC) : -1;
 
-	if (count > CORES_MAX)
-		count = CORES_MAX;
-	for (intptr_t i = 0; i < count; i++) {
+	if (fd < 0 || ftruncate(fd, (off_t)size))
+		die("spin FILE");
+	counters = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (counters == MAP_FAILED)
+		die("map %s", argv[1]);
+	for (intptr_t i = 0; i < cores; i++) {
 		pthread_t thread;
 
 		if (pthread_create(&thread, NULL, spin, (void *)i))
 			die("start a thread");
 	}
-	while (fgets(line, sizeof(line), stdin)) {
-		printf("%llu", (unsigned long long)now_ns());
-		for (long i = 0; i < count; i++)
-			printf(" %llu", (unsigned long long)cores[i].count);
-		putchar('\n');
-		fflush(stdout);
-	}
+	pause();
 	return 0;
 }

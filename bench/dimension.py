@@ -1,0 +1,249 @@
+"""What is measured: each dimension names its points, its contenders, its limit, and how one value is taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from bench.cpu import Spinner, bpf_stats, program_costs, program_counters
+from bench.process import CommandError
+from bench.traffic import Stand, blast, connection_rate, round_trip, tcp_bulk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bench.wiring import Kind
+
+Values = dict[str, float]
+"""By the name of the quantity; a dimension of one quantity has one name, ""."""
+
+HEADRACE = ("headrace-tc", "headrace-xdp")
+RIVALS = ("linux", "ovs", "ovs-dpdk")
+RULES = (1, 100, 1000)
+MANY_RULES = 10_000
+BASE_RULES = 1000
+QUICK_RULES = 100
+BASE_FLOWS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One place on the axes. ``only``: measure just these contenders here."""
+
+    rules: int
+    parameters: dict[str, int | str] = field(default_factory=dict)
+    kind: Kind = "veth"
+    only: tuple[str, ...] | None = None
+
+    def labels(self) -> dict[str, int | str]:
+        ports: dict[str, int | str] = {"ports": self.kind} if self.kind != "veth" else {}
+        return {**self.parameters, "rules": self.rules, **ports}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dimension:
+    """``limit``: the contender that shows what this machine allows at most; None if there is no such thing.
+
+    ``units``: of each quantity that ``measure`` gives. ``awake``: run a spinner meanwhile.
+    """
+
+    name: str
+    title: str
+    units: dict[str, str]
+    better: Literal["higher", "lower"]
+    limit: str | None
+    contenders: tuple[str, ...]
+    points: tuple[Point, ...]
+    measure: Callable[[Stand, Point, float, Spinner | None], Values]
+    scale: float = 1.0
+    awake: bool = False
+
+    def against(self) -> tuple[str, ...]:
+        """Whom the others are compared to."""
+        limit = (self.limit,) if self.limit else ()
+        return (*limit, *(name for name in (*RIVALS, "linux-open") if name in self.contenders))
+
+
+def packet_rate(stand: Stand, point: Point, seconds: float, spinner: Spinner | None) -> Values:
+    del spinner
+    family: Literal[4, 6] = 6 if point.parameters.get("family") == 6 else 4
+    return {"": blast(stand, int(point.parameters["flows"]), seconds, family=family).rate}
+
+
+def new_flows(stand: Stand, point: Point, seconds: float, spinner: Spinner | None) -> Values:
+    del point, spinner
+    stand.forget()
+    return {"": blast(stand, 0, seconds).rate}
+
+
+def efficiency(stand: Stand, point: Point, seconds: float, spinner: Spinner | None) -> Values:
+    """At half of the contender's own rate, so that no CPU goes into packets that are lost.
+
+    What is counted is all that the machine did for the packets: making and dropping them too.
+    """
+    if spinner is None:
+        raise CommandError("efficiency is taken from a spinner")
+    flows = int(point.parameters["flows"])
+    if not stand.paced:
+        stand.paced = blast(stand, flows, seconds / 2).rate / 2
+    done = blast(stand, flows, seconds, pps=stand.paced, spinner=spinner)
+    used = spinner.used(done.spun, done.seconds) - done.waited
+    if used <= 0:
+        raise CommandError(f"the spinner lost less than the load burnt ({used:.3f} s): others disturb this machine")
+    return {"": done.arrived / used}
+
+
+def program_cost(stand: Stand, point: Point, seconds: float, spinner: Spinner | None) -> Values:
+    """Nanoseconds a run of each BPF program, with established flows, and of all together for a packet."""
+    del spinner
+    flows = int(point.parameters["flows"])
+    blast(stand, flows, 0.1)
+    with bpf_stats():
+        before = program_counters()
+        done = blast(stand, flows, seconds)
+        costs = program_costs(before, program_counters())
+    # The counters also saw the time before and after the window, so count packets by the busiest program.
+    packets = max((cost.runs for cost in costs), default=0)
+    if not packets or not done.arrived:
+        raise CommandError("no BPF program ran")
+    values = {cost.name: cost.nanoseconds / cost.runs for cost in costs if cost.runs > packets / 100}
+    values["all, each packet"] = sum(cost.nanoseconds for cost in costs) / packets
+    return values
+
+
+def bulk(stand: Stand, point: Point, seconds: float, spinner: Spinner | None) -> Values:
+    del point, spinner
+    return {"": tcp_bulk(stand, seconds)}
+
+
+def latency(stand: Stand, point: Point, seconds: float, spinner: Spinner | None) -> Values:
+    del spinner
+    p50, p99 = round_trip(stand, str(point.parameters["protocol"]), seconds)
+    return {"p50": p50, "p99": p99}
+
+
+def connections(stand: Stand, point: Point, seconds: float, spinner: Spinner | None) -> Values:
+    del point, spinner
+    return {"": connection_rate(stand, seconds)}
+
+
+def _flows(flows: int, rules: int = BASE_RULES, family: int = 4) -> Point:
+    return Point(rules=rules, parameters={"flows": flows, **({"family": 6} if family == 6 else {})})
+
+
+PACKET_PATH = (*HEADRACE, *RIVALS, "bare")
+TCP_PATH = (*HEADRACE, *RIVALS, "wire")
+
+DIMENSIONS: tuple[Dimension, ...] = (
+    Dimension(
+        name="packet-rate",
+        title="UDP, 64-octet frames, one way over two hosts",
+        units={"": "Mpps"},
+        scale=1e-6,
+        better="higher",
+        limit="bare",
+        contenders=PACKET_PATH,
+        points=(
+            *(_flows(flows) for flows in (1, BASE_FLOWS, 1 << 16, 1 << 20)),
+            *(_flows(BASE_FLOWS, rules) for rules in RULES if rules != BASE_RULES),
+            _flows(BASE_FLOWS, family=6),
+        ),
+        measure=packet_rate,
+    ),
+    Dimension(
+        name="new-flows",
+        title="UDP, every packet the first of a flow",
+        units={"": "kpps"},
+        scale=1e-3,
+        better="higher",
+        limit="bare",
+        contenders=PACKET_PATH,
+        points=(
+            *(Point(rules=rules) for rules in RULES),
+            Point(rules=MANY_RULES, only=(*HEADRACE, "linux")),
+        ),
+        measure=new_flows,
+    ),
+    Dimension(
+        name="efficiency",
+        title="packets for each second of CPU, load included, at half of the contender's own rate",
+        units={"": "kpackets/CPU-s"},
+        scale=1e-3,
+        better="higher",
+        limit="bare",
+        contenders=PACKET_PATH,
+        points=(_flows(BASE_FLOWS),),
+        measure=efficiency,
+        awake=True,
+    ),
+    Dimension(
+        name="program-cost",
+        title="time in BPF programs, established flows, both hosts together (bpf_stats adds some 20 ns a run)",
+        units={"": "ns"},
+        better="lower",
+        limit=None,
+        contenders=(*HEADRACE, "bare"),
+        points=tuple(_flows(BASE_FLOWS, rules) for rules in (1, BASE_RULES, MANY_RULES)),
+        measure=program_cost,
+    ),
+    Dimension(
+        name="tcp-bulk",
+        title="one TCP connection, as fast as it goes",
+        units={"": "Gbit/s"},
+        scale=1e-9,
+        better="higher",
+        limit="wire",
+        contenders=(*TCP_PATH, "linux-open"),
+        points=(
+            *(Point(rules=rules) for rules in RULES),
+            Point(rules=BASE_RULES, kind="tap", only=("headrace-tc", "linux", "linux-open")),
+        ),
+        measure=bulk,
+    ),
+    Dimension(
+        name="latency",
+        title="one 64-octet request at a time until its answer, cores kept awake",
+        units={"p50": "us", "p99": "us"},
+        better="lower",
+        limit="wire",
+        contenders=TCP_PATH,
+        points=(
+            *(Point(rules=rules, parameters={"protocol": "tcp"}) for rules in RULES),
+            Point(rules=BASE_RULES, parameters={"protocol": "udp"}),
+        ),
+        measure=latency,
+        awake=True,
+    ),
+    Dimension(
+        name="connection-rate",
+        title="TCP connect, request, answer, close",
+        units={"": "k/s"},
+        scale=1e-3,
+        better="higher",
+        limit="wire",
+        contenders=TCP_PATH,
+        points=tuple(Point(rules=rules) for rules in RULES),
+        measure=connections,
+    ),
+)
+
+
+def quick_dimensions() -> tuple[Dimension, ...]:
+    """The headline rows: one point each, and Headrace, Linux and the limit only."""
+    headlines: dict[str, Point] = {
+        "packet-rate": _flows(BASE_FLOWS, QUICK_RULES),
+        "tcp-bulk": Point(rules=QUICK_RULES),
+        "latency": Point(rules=QUICK_RULES, parameters={"protocol": "tcp"}),
+        "connection-rate": Point(rules=QUICK_RULES),
+    }
+    return tuple(
+        Dimension(
+            **{
+                **{name: getattr(full, name) for name in full.__dataclass_fields__},
+                "contenders": (*HEADRACE, "linux", full.limit),
+                "points": (headlines[full.name],),
+            }
+        )
+        for full in DIMENSIONS
+        if full.name in headlines
+    )

@@ -1,0 +1,176 @@
+"""The load programs as functions of a contender that stands."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import struct
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from bench.build import program
+from bench.process import Daemon, SetupError, run
+
+if TYPE_CHECKING:
+    from bench.contender import Contender
+    from bench.cpu import Spinner
+    from bench.wiring import Wiring, Workload
+
+FRAME = 64
+"""Octets without the frame check sequence, which no veth has."""
+
+LOAD_CORE, SERVER_CORE = 0, 1
+WARM_S = 0.2
+WARM_LIMIT_S = 10.0
+SLOWEST_SET_UP = 15_000
+"""Flows a second at which warming up is given up as too slow."""
+
+COVERED_ENOUGH = 0.98
+
+
+@dataclass
+class Stand:
+    """A contender that is set up, and what the load knows about it."""
+
+    contender: Contender
+    wiring: Wiring
+    server: Daemon
+    next_flow: int = 0
+    warm_flows: dict[int, int] = field(default_factory=dict)
+    warm_until: float = 0.0
+    paced: float = 0.0
+    remarks: list[str] = field(default_factory=list)
+
+    def ready(self, family: int, flows: int) -> bool:
+        """Whether the contender still holds these flows from before."""
+        return self.warm_flows.get(family, 0) >= flows and time.monotonic() < self.warm_until
+
+    def forget(self) -> None:
+        self.contender.forget()
+        self.warm_flows.clear()
+
+
+def start_server(wiring: Wiring) -> Daemon:
+    """The receiving workload's side of everything but the packet rate."""
+    server = Daemon(program("server"), str(SERVER_CORE), namespace=wiring.b.workload.namespace, talks=True)
+    if server.ask("") != "ready\n":
+        raise SetupError(f"the load's server does not start: {server.last_words()}")
+    return server
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blast:
+    """What one burst of UDP did."""
+
+    rate: float
+    sent: int
+    arrived: int
+    seconds: float
+    waited: float
+    spun: list[int]
+
+
+def blast(
+    stand: Stand,
+    flows: int,
+    seconds: float,
+    *,
+    family: Literal[4, 6] = 4,
+    pps: float = 0.0,
+    spinner: Spinner | None = None,
+) -> Blast:
+    """64-octet UDP frames from workload a; ``flows`` 0: every packet is a new flow. Rates are arrivals a second."""
+    wiring, contender = stand.wiring, stand.contender
+    sender, receiver = wiring.a.workload, wiring.b.workload
+    packet, l4_offset = make_packet(sender, receiver, family)
+    warm, cover = WARM_S, False
+    if flows and not stand.ready(family, flows):
+        warm, cover = WARM_LIMIT_S + flows / SLOWEST_SET_UP, True
+    argv = [
+        program("blast"),
+        "--tx-namespace", f"/run/netns/{sender.namespace}", "--tx-device", sender.device,
+        "--rx-namespace", f"/run/netns/{receiver.namespace}", "--rx-device", receiver.device,
+        "--packet", packet.hex(), "--l4-offset", str(l4_offset), "--flows", str(flows),
+        "--first", str(stand.next_flow), "--warm", str(warm), "--seconds", str(seconds), "--core", str(LOAD_CORE),
+    ]  # fmt: skip
+    argv += ["--xdp-sink"] if contender.sink == "xdp" else []
+    argv += ["--cover"] if cover else []
+    argv += ["--pps", f"{pps:.0f}"] if pps else []
+    argv += ["--spin", spinner.path] if spinner else []
+    with wiring.accepting_frames():
+        told = _told(run(*argv, timeout=warm + seconds + 30))
+    stand.next_flow = told["next"] % (1 << 29)
+    coverage = told["covered"] / flows if cover else 1.0
+    if cover:  # if need be incomplete: another try would take as long
+        stand.warm_flows[family] = flows
+        stand.warm_until = time.monotonic() + contender.idle_timeout / 2
+        if coverage < COVERED_ENOUGH:
+            found = f"only {coverage:.0%} of {flows} flows were answered in {warm:.0f} s"
+            stand.remarks.append(f"{contender.name}: {found}")
+    return Blast(
+        rate=told["arrived"] / told["seconds"],
+        sent=told["sent"],
+        arrived=told["arrived"],
+        seconds=told["seconds"],
+        waited=told["waited"],
+        spun=told.get("spun", []),
+    )
+
+
+def make_packet(sender: Workload, receiver: Workload, family: Literal[4, 6]) -> tuple[bytes, int]:
+    """A 64-octet Ethernet frame with both UDP ports 0, and where its UDP header begins."""
+    ethernet = bytes.fromhex(receiver.mac.replace(":", "") + sender.mac.replace(":", ""))
+    if family == 4:
+        # RFC 791, 768. No UDP checksum, as RFC 768 allows over IPv4.
+        addresses = ipaddress.IPv4Address(sender.ipv4).packed + ipaddress.IPv4Address(receiver.ipv4).packed
+        head = struct.pack("!BBHHHBBH", 0x45, 0, FRAME - 14, 0, 0x4000, 64, 17, 0) + addresses
+        head = head[:10] + struct.pack("!H", checksum(head)) + head[12:]
+        udp = struct.pack("!HHHH", 0, 0, FRAME - 34, 0)
+        frame = ethernet + b"\x08\x00" + head + udp
+        return frame.ljust(FRAME, b"\0"), 34
+    # RFC 8200: UDP over IPv6 needs its checksum, over the pseudo-header too.
+    addresses = ipaddress.IPv6Address(sender.ipv6).packed + ipaddress.IPv6Address(receiver.ipv6).packed
+    length = FRAME - 54
+    head = struct.pack("!IHBB", 6 << 28, length, 17, 64) + addresses
+    udp = struct.pack("!HHHH", 0, 0, length, 0).ljust(length, b"\0")
+    value = checksum(addresses + struct.pack("!IxxxB", length, 17) + udp)
+    udp = udp[:6] + struct.pack("!H", value or 0xFFFF) + udp[8:]
+    return ethernet + b"\x86\xdd" + head + udp, 54
+
+
+def checksum(octets: bytes) -> int:
+    """The Internet checksum (RFC 1071)."""
+    total: int = sum(struct.unpack(f"!{len(octets) // 2}H", octets))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def tcp_bulk(stand: Stand, seconds: float) -> float:
+    """Bits a second of one TCP connection, as acknowledged."""
+    told = _client(stand, "stream", stand.wiring.b.workload.ipv4, str(seconds), seconds=seconds)
+    return float(told["octets"] * 8 / told["seconds"])
+
+
+def round_trip(stand: Stand, protocol: str, seconds: float) -> tuple[float, float]:
+    """Median and 99th percentile, in microseconds, of one 64-octet request and its answer at a time."""
+    told = _client(stand, "echo", stand.wiring.b.workload.ipv4, protocol, str(seconds), seconds=seconds)
+    return float(told["p50_us"]), float(told["p99_us"])
+
+
+def connection_rate(stand: Stand, seconds: float) -> float:
+    """Completed TCP connections a second: connect, 64-octet request and answer, close."""
+    told = _client(stand, "connect", stand.wiring.b.workload.ipv4, str(seconds), seconds=seconds)
+    return float(told["completed"] / told["seconds"])
+
+
+def _client(stand: Stand, name: str, *argv: str, seconds: float) -> dict[str, Any]:
+    return _told(
+        run(program(name), *argv, str(LOAD_CORE), namespace=stand.wiring.a.workload.namespace, timeout=seconds + 15)
+    )
+
+
+def _told(output: str) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(output)
+    return told

@@ -9,11 +9,11 @@
 
 #include <linux/types.h>
 
-#define HR_PORTS 4096	       /* local ports of a host; index 0 means "the uplink" in counters */
-#define HR_ENDPOINTS 262144    /* indices of local ports, remote ports and VTEPs together */
-#define HR_VTEPS 8192	       /* tunnel endpoints of other hosts */
-#define HR_PATHS 8	       /* adjacencies a VTEP has, so that ECMP in the underlay spreads flows */
-#define HR_REASONS 64	       /* slots for enum hr_reason in the counters of a port */
+#define HR_PORTS 4096 /* local ports of a host; index 0 means "the uplink" in counters */
+#define HR_ENDPOINTS 262144 /* indices of local ports, remote ports and VTEPs together */
+#define HR_VTEPS 8192 /* tunnel endpoints of other hosts */
+#define HR_PATHS 8 /* adjacencies a VTEP has, so that ECMP in the underlay spreads flows */
+#define HR_REASONS 64 /* slots for enum hr_reason in the counters of a port */
 #define HR_CONN_DEAD (1ULL << 63) /* in hr_conn.id: the sweeper owns the connection */
 
 /* Why a packet was dropped, punted or not replayed. Names are API: `headrace reason list` prints them. */

@@ -9,13 +9,13 @@
 #include "lib/base.h"
 
 #define HR_TABLE(map_name, map_type, key_type, value_type, size, flags) \
-	struct {                                                       \
-		__uint(type, map_type);                                \
-		__type(key, key_type);                                 \
-		__type(value, value_type);                             \
-		__uint(max_entries, size);                             \
-		__uint(map_flags, flags);                              \
-		__uint(pinning, LIBBPF_PIN_BY_NAME);                   \
+	struct {                                                        \
+		__uint(type, map_type);                                 \
+		__type(key, key_type);                                  \
+		__type(value, value_type);                              \
+		__uint(max_entries, size);                              \
+		__uint(map_flags, flags);                               \
+		__uint(pinning, LIBBPF_PIN_BY_NAME);                    \
 	} map_name SEC(".maps")
 
 /* Written by the agent. */

@@ -66,8 +66,8 @@ static __always_inline int hr_parse_skb(struct __sk_buff *skb, __u32 base, struc
 		return reason;
 	bpf_skb_pull_data(skb, skb->len < HR_PULL ? skb->len : HR_PULL);
 	__builtin_memset(packet, 0, sizeof(*packet));
-	return hr_parse((void *)(long)skb->data, (void *)(long)skb->data_end, base, skb->len - base,
-			skb->vlan_present, packet);
+	return hr_parse((void *)(long)skb->data, (void *)(long)skb->data_end, base, skb->len - base, skb->vlan_present,
+			packet);
 }
 
 static __always_inline int hr_carry_out(struct __sk_buff *skb, const struct hr_packet *packet,

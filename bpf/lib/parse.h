@@ -87,13 +87,13 @@ static __always_inline bool hr_is_icmp(const struct hr_packet *packet)
 }
 
 /* Octets at `offset` from data, if they are in the linear part; else why not. `end` is where the packet ends. */
-#define HR_NEED(pointer, offset, size, end, reason)                      \
-	do {                                                             \
-		if ((offset) + (size) > (end))                           \
-			return reason;                                   \
-		pointer = data + (offset);                               \
-		if ((void *)pointer + (size) > data_end)                 \
-			return HR_PARSE_PULL;                            \
+#define HR_NEED(pointer, offset, size, end, reason)      \
+	do {                                             \
+		if ((offset) + (size) > (end))           \
+			return reason;                   \
+		pointer = data + (offset);               \
+		if ((void *)pointer + (size) > data_end) \
+			return HR_PARSE_PULL;            \
 	} while (0)
 
 /* `offset`: transport header; `end`: where the IP packet ends. A first fragment must hold its header only. */

@@ -49,7 +49,6 @@ static __always_inline __u64 hr_acl_rule(__u64 policy, __u16 direction, const __
 	return match ? match->rule : HR_RULE_NONE;
 }
 
-
 /* Neutron's implicit rules (neutron.agent.firewall, OVS firewall driver): address configuration always works. */
 static __always_inline bool hr_acl_implicit(const struct hr_packet *packet, __u32 direction)
 {
@@ -64,7 +63,8 @@ static __always_inline bool hr_acl_implicit(const struct hr_packet *packet, __u3
 	if (packet->key.proto != IPPROTO_UDP)
 		return false;
 	if (direction == HR_FROM_PORT)
-		return packet->key.sport == bpf_htons(ipv6 ? 546 : 68) && packet->key.dport == bpf_htons(ipv6 ? 547 : 67);
+		return packet->key.sport == bpf_htons(ipv6 ? 546 : 68) &&
+		       packet->key.dport == bpf_htons(ipv6 ? 547 : 67);
 	return packet->key.sport == bpf_htons(ipv6 ? 547 : 67) && packet->key.dport == bpf_htons(ipv6 ? 546 : 68);
 }
 
@@ -111,8 +111,7 @@ static __always_inline int hr_acl(struct hr_walk *walk, const struct hr_port *po
 		*rule = HR_RULE_NONE;
 		return walk->flags & HR_WALK_STRAY ? HR_REASON_TCP_INVALID : HR_REASON_ICMP_UNRELATED;
 	}
-	*rule = hr_acl_rule(port->policy, role, role == HR_FROM_PORT ? key->daddr : key->saddr, key->proto,
-			    key->dport);
+	*rule = hr_acl_rule(port->policy, role, role == HR_FROM_PORT ? key->daddr : key->saddr, key->proto, key->dport);
 	if (*rule == HR_RULE_NONE)
 		return tracked ? HR_REASON_CONNECTION_CUT : from ? HR_REASON_ACL_FROM_PORT : HR_REASON_ACL_TO_PORT;
 	if (tracked && (!original || walk->flags & HR_WALK_RELATED))

@@ -214,8 +214,7 @@ static __always_inline void hr_conn_fill(struct hr_conn *conn, const struct hr_w
 
 	conn->state = hr_first_state(walk);
 	conn->timeout = hr_timeout(conn->state, walk->packet.key.proto);
-	conn->flags = hr_tracking(walk) |
-		      (conn->state == HR_STATE_ESTABLISHED ? HR_CONN_ADOPTED : 0);
+	conn->flags = hr_tracking(walk) | (conn->state == HR_STATE_ESTABLISHED ? HR_CONN_ADOPTED : 0);
 	conn->port = port;
 	__builtin_memset(conn->counter, 0, sizeof(conn->counter));
 	conn->counter[0].packets = walk->weight.packets;
@@ -293,7 +292,8 @@ static __always_inline int hr_send_tunnel(struct __sk_buff *skb, struct hr_walk 
 	if (hr_vxlan_push(skb, &walk->adjacency, &walk->packet, vni, walk->hash))
 		return hr_drop(walk, HR_REASON_INTERNAL);
 	hr_conclude(HR_REASON_NONE, TC_ACT_REDIRECT, ifindex, &walk->packet.key, &walk->rule);
-	if (walk->hop == HR_REASON_NO_NEIGHBOUR) /* the kernel asks for the neighbour and keeps the packet until it answers */
+	/* The kernel asks for the neighbour and keeps the packet until it answers. */
+	if (walk->hop == HR_REASON_NO_NEIGHBOUR)
 		return bpf_redirect_neigh(ifindex, NULL, 0, 0);
 	return bpf_redirect(ifindex, 0);
 }

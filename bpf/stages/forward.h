@@ -64,8 +64,8 @@ static __always_inline void hr_resolve(struct hr_walk *walk)
 
 	walk->from_index = walk->from_port;
 	if (!walk->from_port)
-		walk->from_index = hr_locate(walk->segment, walk->packet.eth_src, &place) ? place.endpoint :
-											     walk->vtep_endpoint;
+		walk->from_index =
+			hr_locate(walk->segment, walk->packet.eth_src, &place) ? place.endpoint : walk->vtep_endpoint;
 	walk->from_epoch = hr_epoch(walk->from_index);
 	if (walk->packet.eth_dst[0] & 1 || !hr_locate(walk->segment, walk->packet.eth_dst, &place))
 		return;

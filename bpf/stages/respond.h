@@ -27,8 +27,7 @@ static __always_inline bool hr_respond_arp(struct __sk_buff *skb, struct hr_walk
 
 	if (bpf_skb_load_bytes(skb, walk->packet.l3, &arp, sizeof(arp)))
 		return false;
-	if (arp.operation != bpf_htons(ARPOP_REQUEST) ||
-	    *(__u32 *)arp.sender_addr == *(__u32 *)arp.target_addr)
+	if (arp.operation != bpf_htons(ARPOP_REQUEST) || *(__u32 *)arp.sender_addr == *(__u32 *)arp.target_addr)
 		return false;
 	__builtin_memcpy(&addr, arp.target_addr, 4);
 	hr_addr_from_v4(target, addr);

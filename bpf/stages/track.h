@@ -34,7 +34,9 @@ static __always_inline bool hr_key_reply(const struct hr_flow_key *key, struct h
 static __always_inline int hr_track_fragment(struct hr_walk *walk)
 {
 	struct hr_packet *packet = &walk->packet;
-	struct hr_fragment_key key = { .where = packet->key.where, .id = packet->fragment_id, .proto = packet->key.proto };
+	struct hr_fragment_key key = { .where = packet->key.where,
+				       .id = packet->fragment_id,
+				       .proto = packet->key.proto };
 	__u64 now = bpf_ktime_get_coarse_ns();
 	struct hr_fragment *known;
 

@@ -1,7 +1,8 @@
 """C rules that no compiler knows: verdicts with reasons, and a licence on every file.
 
-A drop verdict may appear only in the functions named ``hr_drop*`` (which take a reason), in a comparison, as an
-argument of ``hr_conclude`` (which records it), or on a line that says why: ``/* bare verdict: ... */``.
+A drop verdict may appear only in the functions named ``hr_drop*`` or ``hr_xdp_drop`` (which take a reason), in a
+comparison, as an argument of ``hr_conclude`` (which records it), or on a line that says why:
+``/* bare verdict: ... */``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 VERDICT = re.compile(r"(?<![=!]= )\b(XDP_DROP|XDP_ABORTED|TC_ACT_SHOT)\b(?!\s*[=!]=)")
 EXCUSE = re.compile(r"/\* bare verdict: \w.*\*/")
 FUNCTION = re.compile(r"^(?!#)\w[^;={}]*\b(\w+)\([^;{]*\)\s*\{", re.MULTILINE)
-HELPER = re.compile(r"hr_drop(_\w+)?")
+HELPER = re.compile(r"hr_(xdp_)?drop(_\w+)?")
 LICENCE = "SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)"
 
 

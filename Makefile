@@ -20,6 +20,7 @@ PROGRAMS := $(filter-out bpf/abi.bpf.c,$(wildcard bpf/*.bpf.c))
 OBJECTS := $(PROGRAMS:bpf/%.bpf.c=headrace/datapath/objects/%.bpf.o)
 ABI_SOURCE := $(wildcard bpf/abi.bpf.c)
 ABI_OBJECT := $(if $(ABI_SOURCE),build/bpf/abi.bpf.o)
+COMPILED := $(PROGRAMS:%.c=build/%.o) $(ABI_OBJECT)
 C_FILES := $(sort $(wildcard bpf/*.[ch] bpf/*/*.[ch] bench/*/*.[ch] headrace/testing/*/*.[ch]))
 SUITES := unit packet netns neutron
 
@@ -120,11 +121,13 @@ build/venv.stamp: requirements.lock pyproject.toml tools/make-venv | build/debia
 	@$(STEP) "virtual environment" tools/make-venv $(VENV)
 	@touch $@
 
-build/bpf/%.bpf.o: bpf/%.bpf.c Makefile | build/debian.stamp
+# A missing list of headers counts as new, so that its object is compiled again.
+$(COMPILED:.o=.d): ;
+$(COMPILED): build/bpf/%.o: bpf/%.c build/bpf/%.d Makefile | build/debian.stamp
 	@mkdir -p $(@D)
 	@$(STEP) "$<" clang $(BPF_FLAGS) -MMD -MP -MT $@ -c $< -o $@
 
-headrace/datapath/objects/%.bpf.o: build/bpf/%.bpf.o
+$(OBJECTS): headrace/datapath/objects/%: build/bpf/%
 	@mkdir -p $(@D)
 	@llvm-strip -g $< -o $@
 
@@ -132,9 +135,7 @@ build/wheel.stamp: $(OBJECTS) $(shell find headrace -type f -not -name '*.pyc') 
 	@$(STEP) "wheel" tools/make-wheel
 	@touch $@
 
--include $(wildcard build/bpf/*.d)
+include $(wildcard $(COMPILED:.o=.d))
 
-# Objects are kept between runs; abi.h is an input of every one of them through the .d files.
-.SECONDARY:
 .PHONY: $(CHECKS) help demo bench bench-quick wheel test test-stock $(SUITES:%=test-%) check deps deps-bench bpf abi docs format \
 	lock clean

@@ -126,6 +126,7 @@ $(COMPILED:.o=.d): ;
 $(COMPILED): build/bpf/%.o: bpf/%.c build/bpf/%.d Makefile | build/debian.stamp
 	@mkdir -p $(@D)
 	@$(STEP) "$<" clang $(BPF_FLAGS) -MMD -MP -MT $@ -c $< -o $@
+	@touch $@
 
 $(OBJECTS): headrace/datapath/objects/%: build/bpf/%
 	@mkdir -p $(@D)

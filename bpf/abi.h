@@ -61,6 +61,7 @@ enum hr_reason {
 	HR_REASON_FROM_HOST, /* the host's own stack tried to reach a port */
 	HR_REASON_ANSWERED, /* not dropped: the datapath answered it itself (ARP, ND) */
 	HR_REASON_FLOODED, /* not dropped: copied to every place of the segment */
+	HR_REASON_NESTED_SUPERPACKET, /* a super-packet that is in a tunnel already; turn off segmentation in the workload */
 };
 
 /* How a packet entered, in the top four bits of hr_flow_key.where; the rest is the port index or the wire's id. */
@@ -252,6 +253,10 @@ enum hr_adjacency_state {
 	HR_ADJACENCY_RESOLVED,
 };
 
+enum hr_adjacency_flag {
+	HR_ADJACENCY_WHOLE = 1, /* the underlay is veths: super-packets reach the other host as they are */
+};
+
 /* Outer header and next hop towards a VTEP on one of its paths. */
 struct hr_adjacency {
 	__u32 state; /* enum hr_adjacency_state; written last */
@@ -262,7 +267,7 @@ struct hr_adjacency {
 	__u8 daddr[16];
 	__u32 mtu; /* of the egress device, octets */
 	__be16 port; /* outer UDP destination */
-	__u16 pad;
+	__u16 flags; /* enum hr_adjacency_flag */
 };
 
 /* acl: (policy, direction, family, protocol, port) -> class of selectors allowed. Directions are the port's own. */

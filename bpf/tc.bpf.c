@@ -76,6 +76,7 @@ static __always_inline int hr_carry_out(struct __sk_buff *skb, const struct hr_p
 	struct hr_adjacency *adjacency;
 	struct hr_port *port;
 	__u32 hash;
+	int reason;
 
 	if (replay->flow.flags & HR_FLOW_TUNNEL) {
 		struct hr_adjacency copy;
@@ -88,8 +89,9 @@ static __always_inline int hr_carry_out(struct __sk_buff *skb, const struct hr_p
 		if (copy.state != HR_ADJACENCY_RESOLVED || READ_ONCE(adjacency->state) != HR_ADJACENCY_RESOLVED)
 			return -1;
 		hash = hr_hash(&packet->key);
-		if (hr_vxlan_push(skb, &copy, packet, replay->flow.vni, hash))
-			return hr_drop_at(replay->flow.from_index, HR_REASON_INTERNAL);
+		reason = hr_vxlan_push(skb, &copy, packet, replay->flow.vni, hash);
+		if (reason)
+			return hr_drop_at(replay->flow.from_index, reason);
 		hr_conclude(HR_REASON_NONE, TC_ACT_REDIRECT, copy.ifindex, &packet->key, NULL);
 		return bpf_redirect(copy.ifindex, 0);
 	}

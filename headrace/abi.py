@@ -14,7 +14,7 @@ import msgspec
 
 Octets = TypeVar("Octets", bytes, bytes | bytearray | memoryview)
 
-ABI_HASH = "d23480549a60"
+ABI_HASH = "25545f8da618"
 """Identifies layouts, values and maps together: two sides that differ in it must not share a map."""
 
 
@@ -129,6 +129,12 @@ WHERE_NONE = 4294967295
 WHERE_SHIFT = 28
 
 
+class AdjacencyFlag(Named):
+    """enum hr_adjacency_flag."""
+
+    WHOLE = 1, "the underlay is veths: super-packets reach the other host as they are"
+
+
 class AdjacencyState(Named):
     """enum hr_adjacency_state."""
 
@@ -228,6 +234,7 @@ class Reason(Named):
     FROM_HOST = 40, "the host's own stack tried to reach a port"
     ANSWERED = 41, "not dropped: the datapath answered it itself (ARP, ND)"
     FLOODED = 42, "not dropped: copied to every place of the segment"
+    NESTED_SUPERPACKET = 43, "a super-packet that is in a tunnel already; turn off segmentation in the workload"
 
 
 class Source(Named):
@@ -474,7 +481,7 @@ class AclServiceKey(Packed, frozen=True, kw_only=True):
         )
 
 
-_ADJACENCY = struct.Struct("<II6s6s16s16sI2s2x")
+_ADJACENCY = struct.Struct("<II6s6s16s16sI2sH")
 
 
 class Adjacency(Packed, frozen=True, kw_only=True):
@@ -482,9 +489,9 @@ class Adjacency(Packed, frozen=True, kw_only=True):
 
     SIZE: ClassVar[int] = 60
     DTYPE: ClassVar[dict[str, Any]] = {
-        "names": ["state", "ifindex", "eth_dst", "eth_src", "saddr", "daddr", "mtu", "port"],
-        "formats": ["<u4", "<u4", "V6", "V6", "V16", "V16", "<u4", ">u2"],
-        "offsets": [0, 4, 8, 14, 20, 36, 52, 56],
+        "names": ["state", "ifindex", "eth_dst", "eth_src", "saddr", "daddr", "mtu", "port", "flags"],
+        "formats": ["<u4", "<u4", "V6", "V6", "V16", "V16", "<u4", ">u2", "<u2"],
+        "offsets": [0, 4, 8, 14, 20, 36, 52, 56, 58],
         "itemsize": 60,
     }
 
@@ -500,6 +507,8 @@ class Adjacency(Packed, frozen=True, kw_only=True):
     """of the egress device, octets"""
     port: int = 0
     """outer UDP destination"""
+    flags: int = 0
+    """enum hr_adjacency_flag"""
 
     def pack(self) -> bytes:
         return _ADJACENCY.pack(
@@ -511,6 +520,7 @@ class Adjacency(Packed, frozen=True, kw_only=True):
             _exact(self.daddr, 16, "Adjacency.daddr"),
             self.mtu,
             self.port.to_bytes(2, "big"),
+            self.flags,
         )
 
     @classmethod
@@ -525,6 +535,7 @@ class Adjacency(Packed, frozen=True, kw_only=True):
             daddr=v[5],
             mtu=v[6],
             port=int.from_bytes(v[7], "big"),
+            flags=v[8],
         )
 
 

@@ -17,51 +17,65 @@ static __always_inline bool hr_adjacency_is_v4(const struct hr_adjacency *adjace
 	return hr_addr_is_v4(adjacency->daddr);
 }
 
-/* Room for `room` octets of outer headers in front of the frame. The ENCAP flags, which keep super-packets whole, want an
- * IP packet; other frames, which are never super-packets, are pushed plainly.
+#define HR_EALREADY (-114)
+
+/* Room for `room` octets of outer headers in front of the frame.
+ *
+ * The ENCAP flags mark a super-packet for the NIC's tunnel segmentation. They want an IP packet, and one that has no such
+ * marks yet: of those that have (a workload's own tunnel), only single packets can be pushed. `whole`: a veth hands the skb itself
+ * to the other host, where nothing can take the marks off again (no helper does, up to Linux 6.18), so none are put on.
  */
-static __always_inline long hr_push(struct __sk_buff *skb, bool ip, __u32 room, __u64 flags)
+static __always_inline int hr_push(struct __sk_buff *skb, bool ip, bool whole, __u32 room, __u64 flags)
 {
 	__u8 inner[ETH_HLEN];
 	long error;
 
-	if (!ip)
-		return bpf_skb_change_head(skb, room, 0);
-	if (bpf_skb_load_bytes(skb, 0, inner, sizeof(inner)))
-		return -1;
-	error = bpf_skb_adjust_room(skb, room, BPF_ADJ_ROOM_MAC, flags);
-	if (error)
-		return error;
-	return bpf_skb_store_bytes(skb, room, inner, sizeof(inner), 0);
+	if (ip && !whole) {
+		if (bpf_skb_load_bytes(skb, 0, inner, sizeof(inner)))
+			return HR_REASON_INTERNAL;
+		error = bpf_skb_adjust_room(skb, room, BPF_ADJ_ROOM_MAC, flags);
+		if (!error)
+			return bpf_skb_store_bytes(skb, room, inner, sizeof(inner), 0) ? HR_REASON_INTERNAL :
+											 HR_REASON_NONE;
+		if (error != HR_EALREADY)
+			return HR_REASON_INTERNAL;
+		if (skb->gso_size)
+			return HR_REASON_NESTED_SUPERPACKET;
+	}
+	return bpf_skb_change_head(skb, room, 0) ? HR_REASON_INTERNAL : HR_REASON_NONE;
 }
 
-static __always_inline long hr_vxlan_write(struct __sk_buff *skb, const struct hr_adjacency *adjacency, __u32 vni,
+static __always_inline int hr_vxlan_write(struct __sk_buff *skb, const struct hr_adjacency *adjacency, __u32 vni,
 					   __u32 hash, __u8 tos)
 {
 	if (hr_adjacency_is_v4(adjacency)) {
 		struct hr_vxlan4 outer;
 
 		hr_vxlan4_fill(&outer, adjacency, vni, hash, tos, skb->len - HR_VXLAN4_LENGTH);
-		return bpf_skb_store_bytes(skb, 0, &outer.eth, HR_VXLAN4_LENGTH, 0);
+		return bpf_skb_store_bytes(skb, 0, &outer.eth, HR_VXLAN4_LENGTH, 0) ? HR_REASON_INTERNAL :
+										      HR_REASON_NONE;
 	} else {
 		struct hr_vxlan6 outer;
 
 		hr_vxlan6_fill(&outer, adjacency, vni, hash, tos, skb->len - HR_VXLAN6_LENGTH);
-		return bpf_skb_store_bytes(skb, 0, &outer.eth, HR_VXLAN6_LENGTH, 0);
+		return bpf_skb_store_bytes(skb, 0, &outer.eth, HR_VXLAN6_LENGTH, 0) ? HR_REASON_INTERNAL :
+										      HR_REASON_NONE;
 	}
 }
 
-static __always_inline long hr_vxlan_push(struct __sk_buff *skb, const struct hr_adjacency *adjacency,
-					  const struct hr_packet *packet, __u32 vni, __u32 hash)
+/* Returns why not, or HR_REASON_NONE. */
+static __always_inline int hr_vxlan_push(struct __sk_buff *skb, const struct hr_adjacency *adjacency,
+					 const struct hr_packet *packet, __u32 vni, __u32 hash)
 {
 	bool ip = packet->kind == HR_KIND_IPV4 || packet->kind == HR_KIND_IPV6;
-	long error;
+	bool whole = adjacency->flags & HR_ADJACENCY_WHOLE;
+	int reason;
 
 	if (hr_adjacency_is_v4(adjacency))
-		error = hr_push(skb, ip, HR_VXLAN4_LENGTH, HR_ENCAP4);
+		reason = hr_push(skb, ip, whole, HR_VXLAN4_LENGTH, HR_ENCAP4);
 	else
-		error = hr_push(skb, ip, HR_VXLAN6_LENGTH, HR_ENCAP6);
-	return error ?: hr_vxlan_write(skb, adjacency, vni, hash, hr_outer_tos(packet));
+		reason = hr_push(skb, ip, whole, HR_VXLAN6_LENGTH, HR_ENCAP6);
+	return reason ?: hr_vxlan_write(skb, adjacency, vni, hash, hr_outer_tos(packet));
 }
 
 /* Take `room` octets of outer headers off. What remains after the outer Ethernet header must be as long as the outer

@@ -288,9 +288,11 @@ give_back_quota:
 static __always_inline int hr_send_tunnel(struct __sk_buff *skb, struct hr_walk *walk)
 {
 	__u32 vni = walk->segment & ((1U << HR_WHERE_SHIFT) - 1), ifindex = walk->adjacency.ifindex;
+	int reason;
 
-	if (hr_vxlan_push(skb, &walk->adjacency, &walk->packet, vni, walk->hash))
-		return hr_drop(walk, HR_REASON_INTERNAL);
+	reason = hr_vxlan_push(skb, &walk->adjacency, &walk->packet, vni, walk->hash);
+	if (reason)
+		return hr_drop(walk, reason);
 	hr_conclude(HR_REASON_NONE, TC_ACT_REDIRECT, ifindex, &walk->packet.key, &walk->rule);
 	/* The kernel asks for the neighbour and keeps the packet until it answers. */
 	if (walk->hop == HR_REASON_NO_NEIGHBOUR)

@@ -72,7 +72,7 @@ static long hr_flood_vtep(__u32 slot, struct hr_flooding *flooding)
 	else
 		hop = hr_vxlan_push(flooding->skb, adjacency, &walk->packet, vni, flooding->hash);
 	if (hop) {
-		hr_count_reason(walk->from_port, HR_REASON_INTERNAL);
+		hr_count_reason(walk->from_port, hop);
 		return 1;
 	}
 	flooding->pushed = 1;

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from headrace.agent.desired import replace
-from headrace.errors import Unavailable
+from headrace.errors import Denied, Unavailable
 from headrace.stages.view import View, rule_id, segment_of
 
 FILE = "names.json"
@@ -42,8 +42,8 @@ class Names(msgspec.Struct, frozen=True, kw_only=True):
     rules: dict[str, RuleName] = {}
 
 
-def write_names(run: Path, view: View, bpf: str = "") -> None:
-    """Write the file for a view."""
+def write_names(run: Path, view: View, bpf: str) -> None:
+    """Write the file for a view, unless it says the same already."""
     used = {group for port in view.local_ports for group in port.security_groups}
     names = Names(
         host=view.host,
@@ -64,14 +64,18 @@ def write_names(run: Path, view: View, bpf: str = "") -> None:
             for rule in group.rules
         },
     )
-    replace(run / FILE, msgspec.json.encode(names))
+    content, path = msgspec.json.encode(names), run / FILE
+    if not path.exists() or path.read_bytes() != content:
+        replace(path, content)
 
 
 def read_names(run: Path) -> Names:
-    """Read the file; raises Unavailable when there is none."""
+    """Read the file; raises Unavailable when there is none, Denied when it is not ours to read."""
     try:
         return msgspec.json.decode((run / FILE).read_bytes(), type=Names)
     except FileNotFoundError:
         raise Unavailable(
             f"{run / FILE} is not there: no agent has run on this host; give its run directory with --run"
         ) from None
+    except PermissionError:
+        raise Denied(f"{run / FILE}: reading the datapath's names needs root") from None

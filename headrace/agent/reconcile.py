@@ -61,10 +61,11 @@ class Reconciler:
             vteps,
             tunnel_port=self._config.tunnel_port,
             quota=self._config.quota,
+            whole=all(links[uplink].kind == "veth" for uplink in self._config.uplinks if uplink in links),
         )
         written = self._datapath.apply(compile_tables(view))
+        write_names(Path(self._config.run), view, self._config.bpf)
         if written:
-            write_names(Path(self._config.run), view)
             log.info("applied revision=%d entries=%d ports=%d", desired.revision, written, len(view.local_ports))
         self._attach(view, links)
         self.underlay.follow(remote_vteps(self._datapath))

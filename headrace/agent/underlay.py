@@ -39,7 +39,7 @@ class Underlay:
                 path.write_text("1\n")
 
     def vteps(self, uplinks: Iterable[str], configured: tuple[str, ...]) -> tuple[str, ...]:
-        """Own tunnel endpoints: as configured, else the first global address per IP version on the uplinks."""
+        """Own tunnel endpoints: as configured, else the uplinks' first global address per IP version."""
         if configured:
             return configured
         found: dict[int, str] = {}

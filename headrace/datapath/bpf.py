@@ -125,7 +125,11 @@ class Datapath(Reader):
             entry = value_type.unpack(value)
             if isinstance(entry, abi.Adjacency):
                 entry = abi.Adjacency(
-                    state=abi.AdjacencyState.UNRESOLVED, saddr=entry.saddr, daddr=entry.daddr, port=entry.port
+                    state=abi.AdjacencyState.UNRESOLVED,
+                    saddr=entry.saddr,
+                    daddr=entry.daddr,
+                    port=entry.port,
+                    flags=entry.flags,
                 )
             yield key_type.unpack(key), entry
 

@@ -46,6 +46,7 @@ class View:
     """One host's part of desired state.
 
     ``devices``: port id -> its device, where it is there. ``vteps``: this host's own tunnel endpoints.
+    ``whole``: the uplinks are veths, which hand super-packets to the other host as they are.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class View:
         vteps: tuple[str, ...] = (),
         tunnel_port: int = 4789,
         quota: int = 0,
+        whole: bool = False,
     ) -> None:
         self.state = state
         self.host = host
@@ -65,6 +67,7 @@ class View:
         self.vteps = tuple(ipaddress.ip_address(vtep) for vtep in vteps)
         self.tunnel_port = tunnel_port
         self.quota = quota
+        self.whole = whole
 
     @cached_property
     def local_ports(self) -> list[Port]:

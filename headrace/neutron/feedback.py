@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -49,9 +49,13 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Feedback:
-    """Remembers each host's last word, to know a new one and to judge again when desired state has moved."""
+    """Remembers each host's last word, to know a new one and to judge again when desired state has moved.
 
-    def __init__(self) -> None:
+    ``clock``: the controller's, in Unix seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self.statuses: dict[str, HostStatus] = {}
         self._written: dict[str, tuple[float, dict[str, Any]]] = {}
         self._refusals: tuple[PortStatus, ...] | None = None
@@ -75,7 +79,7 @@ class Feedback:
         now = time.monotonic()
         if written is None:
             # The first word that we hear may be an old one, kept by the controller: that agent is not alive.
-            due = alive and time.time() - status.time < cfg.CONF.agent_down_time
+            due = alive and self._clock() - status.time < cfg.CONF.agent_down_time
         else:
             due = alive and now - last >= cfg.CONF.agent_down_time / HEARTBEATS
         if not due and (written is None or configurations == written):

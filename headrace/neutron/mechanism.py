@@ -68,8 +68,9 @@ class HeadraceMechanismDriver(api.MechanismDriver):
     update_network_precommit = delete_network_precommit = create_network_precommit
 
     def create_subnet_precommit(self, context: Any) -> None:
-        """Mark it."""
+        """Mark it, and its network, whose revision goes up with it."""
         mark(context.plugin_context, "subnet", context.current["id"])
+        mark(context.plugin_context, "network", context.current["network_id"])
 
     update_subnet_precommit = delete_subnet_precommit = create_subnet_precommit
 
@@ -170,5 +171,10 @@ class HeadraceMechanismDriver(api.MechanismDriver):
 
 def mark(context: Any, kind: str, identity: str) -> None:
     """Note a change in the caller's transaction, or in one of its own where the caller has none."""
+    change = Dirty(type=kind, object_id=identity)
+    if db_api.is_session_active(context.session):
+        # Not flushed here: a deadlock would come out of a callback, as 409, where Neutron's own flush tries again.
+        context.session.add(change)
+        return
     with db_api.CONTEXT_WRITER.using(context):
-        context.session.add(Dirty(type=kind, object_id=identity))
+        context.session.add(change)

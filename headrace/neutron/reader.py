@@ -87,16 +87,15 @@ def subnets(context: Any, plugin: Any, identities: list[str]) -> Read:
 
 
 def ports(context: Any, plugin: Any, identities: list[str]) -> Read:
-    """Ports with their bindings, but for those of networks that are not carried."""
+    """Ports with their bindings; also those of networks that are not carried, which are members of groups too."""
     sources = plugin.get_ports(context, filters={"id": identities})
-    foreign = not_carried(context, plugin, sources)
     levels = context.session.query(PortBindingLevel.port_id, PortBindingLevel.host).filter(
         PortBindingLevel.port_id.in_(identities), PortBindingLevel.driver == DRIVER_NAME
     )
     bound = {(level.port_id, level.host) for level in levels}
     for source in sources:
         ours = source[portbindings.VIF_TYPE] == VIF_TYPE and (source["id"], source[portbindings.HOST_ID]) in bound
-        yield source, foreign.get(source["network_id"]) or attempt(translate.port, source, ours=ours)
+        yield source, attempt(translate.port, source, ours=ours)
 
 
 def security_groups(context: Any, plugin: Any, identities: list[str]) -> Read:

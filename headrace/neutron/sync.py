@@ -73,19 +73,24 @@ class Sync:
         """Serve a connection after another."""
         silent = False
         while True:
-            try:
-                async with Client(self.options.controller, tls=self.tls) as client:
-                    await Session(client, self.options).run()
-            except* HeadraceError as group:
-                if not silent:
-                    LOG.warning("the controller cannot be used, trying on: %s", first(group))
-                silent = True
-            except* EpochChanged as group:
-                LOG.warning("starting over: %s", first(group))
-                silent = False
-            except* DBError as group:
-                LOG.warning("the database did not answer: %s", first(group))
+            # Reported outside of the handlers: oslo.log would add the group's own words to each line.
+            error = await self._serve()
+            if not (silent and isinstance(error, HeadraceError)):
+                LOG.warning("not in touch with controller %s, trying on: %s", self.options.controller, error)
+            silent = isinstance(error, HeadraceError)
             await asyncio.sleep(RETRY)
+
+    async def _serve(self) -> BaseException:
+        """One connection, until it fails; returns how."""
+        failure: BaseException | None = None
+        try:
+            async with Client(self.options.controller, tls=self.tls) as client:
+                await Session(client, self.options).run()
+        except* (HeadraceError, EpochChanged, DBError) as group:
+            failure = first(group)
+        if failure is None:
+            raise AssertionError("a session has no end of its own")
+        return failure
 
 
 class Session:
@@ -94,16 +99,22 @@ class Session:
     def __init__(self, client: Client, options: Any) -> None:
         self.client = client
         self.options = options
-        self.feedback = Feedback()
+        self.feedback = Feedback(self._clock)
+        self._skew = 0.0
         self.pusher = Pusher(client)
         self._judging = asyncio.Lock()
 
     async def run(self) -> NoReturn:
         """Push and listen."""
+        self._skew = (await self.client.health()).time - time.time()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._push())
             tasks.create_task(self._listen())
         raise AssertionError("both tasks are endless")
+
+    def _clock(self) -> float:
+        """The controller's clock, by which hosts' words are stamped."""
+        return time.time() + self._skew
 
     async def _push(self) -> NoReturn:
         await self.pusher.begin()

@@ -1,0 +1,138 @@
+"""Neutron's dictionaries into our model, case by case; no server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from headrace.model import Network, Segment
+from headrace.neutron import translate
+from headrace.neutron.translate import NotCarried
+
+VXLAN = {"id": "s1", "network_type": "vxlan", "segmentation_id": 77}
+VLAN = {"id": "s2", "network_type": "vlan", "segmentation_id": 7, "physical_network": "p"}
+NET = {"id": "n1", "name": "", "project_id": "t", "mtu": 1450}
+
+
+def rule(**changes: Any) -> Any:
+    return {
+        "id": "r1",
+        "direction": "ingress",
+        "ethertype": "IPv4",
+        "protocol": None,
+        "port_range_min": None,
+        "port_range_max": None,
+        "remote_ip_prefix": None,
+        "remote_group_id": None,
+        "remote_address_group_id": None,
+    } | changes
+
+
+def port(**changes: Any) -> Any:
+    return {
+        "id": "p1",
+        "name": "",
+        "project_id": "t",
+        "network_id": "n1",
+        "mac_address": "FA:16:3E:00:00:01",
+        "fixed_ips": [{"ip_address": "10.0.0.9", "subnet_id": "x"}, {"ip_address": "10.0.0.10", "subnet_id": "x"}],
+        "admin_state_up": True,
+        "device_owner": "compute:nova",
+        "binding:host_id": "h1",
+    } | changes
+
+
+@pytest.mark.parametrize(
+    ("protocol", "ethertype", "number"),
+    [
+        (None, "IPv4", None),
+        ("any", "IPv4", None),
+        ("0", "IPv4", None),
+        (0, "IPv6", None),
+        ("ip", "IPv4", None),
+        ("tcp", "IPv4", 6),
+        ("TCP", "IPv4", 6),
+        ("6", "IPv6", 6),
+        (17, "IPv4", 17),
+        ("icmp", "IPv4", 1),
+        ("icmp", "IPv6", 58),
+        ("1", "IPv6", 58),
+        ("icmpv6", "IPv6", 58),
+        ("ipv6-icmp", "IPv6", 58),
+        ("58", "IPv6", 58),
+        ("udplite", "IPv4", 136),
+        ("ipip", "IPv4", 4),
+        ("255", "IPv4", 255),
+    ],
+)
+def test_protocols_become_numbers(protocol: Any, ethertype: str, number: int | None) -> None:
+    assert translate.rule(rule(protocol=protocol, ethertype=ethertype)).protocol == number
+
+
+def test_every_protocol_name_of_neutron_has_a_number() -> None:
+    from neutron_lib import constants
+
+    for name, number in constants.IP_PROTOCOL_MAP.items():
+        ethertype = "IPv6" if name.startswith("ipv6") else "IPv4"
+        assert translate.protocol(name, ethertype) == (number or None)
+
+
+def test_an_unknown_protocol_is_no_rule_that_allows_everything() -> None:
+    with pytest.raises(NotCarried, match="quic"):
+        translate.rule(rule(protocol="quic"))
+
+
+def test_the_first_segment_with_a_wire_is_carried() -> None:
+    assert translate.network(NET, [VLAN, VXLAN]) == Network(id="n1", project="t", segment=Segment(id=77))
+
+
+@pytest.mark.parametrize("segments", [[VLAN], []])
+def test_a_network_without_a_wire_is_not_carried(segments: Any) -> None:
+    with pytest.raises(NotCarried, match="network n1"):
+        translate.network(NET, segments)
+
+
+def test_a_port_is_wanted_where_we_bound_it_and_nowhere_else() -> None:
+    assert translate.port(port(), ours=True).host == "h1"
+    assert translate.port(port(), ours=False).host is None
+
+
+def test_a_port_without_the_port_security_extension_is_secured() -> None:
+    made = translate.port(port(), ours=False)
+    assert made.port_security
+    assert made.mac == "fa:16:3e:00:00:01"
+    assert made.addresses == ("10.0.0.10", "10.0.0.9")
+
+
+def test_address_pairs_keep_the_mac_that_neutron_wrote_down() -> None:
+    pairs = [{"ip_address": "10.0.0.0/24", "mac_address": "FA:16:3E:00:00:02"}]
+    (pair,) = translate.port(port(allowed_address_pairs=pairs), ours=False).address_pairs
+    assert (pair.address, pair.mac) == ("10.0.0.0/24", "fa:16:3e:00:00:02")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"mac_address": "01:00:5e:00:00:01"}, {"fixed_ips": [{"ip_address": "somewhere"}]}]
+)
+def test_what_cannot_be_expressed_names_its_object(changes: Any) -> None:
+    with pytest.raises(NotCarried, match="p1"):
+        translate.port(port(**changes), ours=False)
+
+
+def test_bodies_are_what_the_controller_decodes() -> None:
+    from headrace.model import decode
+
+    group = translate.security_group(
+        {
+            "id": "g1",
+            "name": "default",
+            "project_id": "t",
+            "stateful": False,
+            "security_group_rules": [
+                rule(id="r2", remote_group_id="g1"),
+                rule(protocol="tcp", port_range_min=1, port_range_max=2),
+            ],
+        }
+    )
+    assert decode("security_group", translate.body(group)) == group
+    assert [each.id for each in group.rules] == ["r1", "r2"]

@@ -154,7 +154,13 @@ def fragments(frame: bytes, size: int = 8, ident: int = 0x1234) -> list[bytes]:
         own: Packet
         if isinstance(header, IP):
             own = header.copy()
-            own.flags, own.frag, own.id, own.len, own.chksum = ("MF" if more else 0), start // 8, ident, None, None
+            own.flags, own.frag, own.id, own.len, own.chksum = (
+                ("MF" if more else 0),
+                start // 8,
+                ident & 0xFFFF,
+                None,
+                None,
+            )
             own.proto = header.proto
         else:
             extension = IPv6ExtHdrFragment(offset=start // 8, m=int(more), id=ident, nh=header.nh)

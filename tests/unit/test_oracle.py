@@ -207,6 +207,7 @@ ENVIRONMENT = {
     "BUSY",
     "INTERNAL",
     "FROM_HOST",
+    "NESTED_SUPERPACKET",
 }
 """Reasons that desired state and a packet cannot tell."""
 

@@ -1,0 +1,75 @@
+"""Who sends and where it arrives: ports of a drawn state, and how their frames reach the host under test."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from headrace.datapath.decision import Arrival
+from headrace.model import AddressPair, Port, State
+from headrace.testing.choice import Chooser
+from headrace.testing.packet import Somewhere
+from headrace.testing.strategy_state import HOST, PEER
+
+
+class Ends:
+    """Chooses ports, and addresses that they send from."""
+
+    def __init__(self, choose: Chooser, state: State) -> None:
+        self.choose = choose
+        self.state = state
+
+    def ports(self) -> list[Port]:
+        return sorted(self.state.ports.values(), key=lambda port: port.id)
+
+    def port(self) -> Port:
+        """A port that is bound, the first ones most often."""
+        bound = [port for port in self.ports() if port.host is not None]
+        return bound[min(self.choose.number(0, len(bound) - 1), self.choose.number(0, len(bound) - 1))]
+
+    def ends(self) -> tuple[Port, Port]:
+        """Two ports of one network, at least one of them on the host."""
+        one = self.choose.pick([port for port in self.ports() if port.host == HOST])
+        others = [port for port in self.ports() if port.network == one.network and port.id != one.id] or [one]
+        other = self.choose.pick(others)
+        return (other, one) if other.host is not None and self.choose.chance(40) else (one, other)
+
+    def end(self, port: Port, family: int) -> Somewhere:
+        """A port's MAC with one of its addresses of a family; one of nobody's if it has none."""
+        found = [text for text in port.addresses if ipaddress.ip_address(text).version == family]
+        if port.address_pairs and self.choose.chance(10):
+            pairs = [
+                pair
+                for pair in port.address_pairs
+                if ipaddress.ip_network(pair.address, strict=False).version == family
+            ]
+            if pairs:
+                return self.pair_end(port, self.choose.pick(pairs))
+        number = int(port.mac[-2:], 16) + 200
+        return Somewhere(port.mac, (found[0] if found else f"10.0.0.{number}" if family == 4 else f"fd00::{number:x}",))
+
+    def pair_end(self, port: Port, pair: AddressPair) -> Somewhere:
+        network = ipaddress.ip_network(pair.address, strict=False)
+        fallback = "10.0.0.7" if network.version == 4 else "fd00::7"
+        address = fallback if network.prefixlen == 0 else str(network[min(1, network.num_addresses - 1)])
+        return Somewhere(pair.mac or port.mac, (address,))
+
+    def sent(self, port: Port, frame: bytes, gso_size: int = 0) -> list[Arrival]:
+        """The frame's arrival at the host, by its port or by tunnel."""
+        if port.host == HOST:
+            return [Arrival(port=port.id, frame=frame, gso_size=gso_size)]
+        return [Arrival(vtep=self.vtep(PEER), vni=self.vni(port), frame=frame, gso_size=gso_size)]
+
+    def vni(self, port: Port) -> int:
+        return self.state.networks[port.network].segment.id
+
+    def vtep(self, host: str) -> str:
+        """An address the host would send from to the other."""
+        versions = {
+            ipaddress.ip_address(text).version for text in self.state.hosts[PEER if host == HOST else HOST].vteps
+        }
+        return next(text for text in self.state.hosts[host].vteps if ipaddress.ip_address(text).version in versions)
+
+
+def has(port: Port, family: int) -> bool:
+    """Whether a port has a fixed address of a family."""
+    return any(ipaddress.ip_address(text).version == family for text in port.addresses)

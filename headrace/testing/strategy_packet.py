@@ -1,0 +1,288 @@
+"""What arrives at the host under test: conversations, and everything that is no conversation."""
+
+from __future__ import annotations
+
+import msgspec
+
+from headrace.datapath.decision import Arrival
+from headrace.model import Port, State
+from headrace.testing import packet
+from headrace.testing.choice import Chooser, weighted
+from headrace.testing.packet import Somewhere
+from headrace.testing.strategy_end import Ends, has
+from headrace.testing.strategy_state import HOST, PEER, VIRTUAL_MACS
+
+SERVICES = (80, 53, 1500, 22, 0, 65535)
+TCP_FLAGS = ("A", "SA", "S", "FA", "R", "PA", "RA", "F", "SF", "SR", "FR", "", "P", "SEC", "UPA")
+ORDERLY = {False: ((6, "A"), (2, "S"), (3, "FA"), (1, "R")), True: ((5, "SA"), (5, "A"), (3, "FA"), (1, "R"))}
+"""What the original sender and the other (True) send in a decent connection."""
+ICMP_KINDS = {4: (8, 0, 13, 14, 9, 42), 6: (128, 129, 200, 42)}
+ERRORS = {4: (3, 4, 5, 11, 12), 6: (1, 2, 3, 4)}
+DISCOVERY = (130, 131, 132, 133, 134, 135, 136, 137, 143)
+MULTICAST = ("01:00:5e:00:00:fb", "33:33:00:00:00:01", packet.BROADCAST)
+STRANGER = Somewhere("02:00:00:00:ff:01", ("10.0.0.250", "fd00::250"))
+
+
+class Flow(msgspec.Struct, frozen=True, kw_only=True):
+    """Two ends that talk, and how."""
+
+    one: Port
+    other: Port
+    kind: str
+    family: int
+    sport: int
+    dport: int
+
+
+class Traffic(Ends):
+    """Draws arrivals at the host, of flows that go on from one to the next."""
+
+    def __init__(self, choose: Chooser, state: State) -> None:
+        super().__init__(choose, state)
+        self.flows: list[Flow] = []
+
+    def arrivals(self) -> list[Arrival]:
+        """What happens next: mostly one arrival, of fragments several."""
+        make = weighted(
+            self.choose,
+            [
+                (30, self.go_on),
+                (12, self.begin),
+                (5, self.icmp_error),
+                (5, self.fragments),
+                (4, self.discovery),
+                (4, self.question),
+                (4, self.astray),
+                (3, self.flood),
+                (3, self.spoofed),
+                (4, self.malformed),
+                (2, self.virtual),
+                (2, self.strange),
+                (2, self.big),
+            ],
+        )
+        return make()
+
+    # Flows
+
+    def begin(self) -> list[Arrival]:
+        """The first packet of a flow."""
+        one, other = self.ends()
+        kind = self.choose.pick(("tcp", "udp", "icmp", "tcp", "sctp", "other"))
+        families = [family for family in (4, 6) if has(one, family) and has(other, family)]
+        family = self.choose.pick((4, 6) if not families or self.choose.chance(10) else families)
+        sport = self.choose.pick((1000, 1001))
+        if kind == "icmp":
+            sport, dport = self.choose.pick((7, 8)), self.choose.pick(ICMP_KINDS[family])
+        else:
+            dport = self.choose.pick(SERVICES)
+        flow = Flow(one=one, other=other, kind=kind, family=family, sport=sport, dport=dport)
+        self.flows.append(flow)
+        return self.sent(one, self.frame(flow, reply=False, flags="S"))
+
+    def go_on(self) -> list[Arrival]:
+        """A packet of a flow that was begun, of either end."""
+        if not self.flows:
+            return self.begin()
+        flow, reply = self.choose.pick(self.flows), not self.choose.chance(40)
+        flags = weighted(self.choose, ORDERLY[reply])
+        if self.choose.chance(15):
+            flags = self.choose.pick(TCP_FLAGS)
+        return self.sent(flow.other if reply else flow.one, self.frame(flow, reply=reply, flags=flags))
+
+    def frame(self, flow: Flow, *, reply: bool, flags: str, payload: bytes = b"") -> bytes:
+        one, other = self.end(flow.one, flow.family), self.end(flow.other, flow.family)
+        sport, dport = flow.sport, flow.dport
+        if reply:
+            one, other, sport, dport = other, one, dport, sport
+        if flow.kind == "tcp":
+            return packet.tcp(one, other, sport, dport, flags, payload=payload, family=flow.family)
+        if flow.kind == "udp":
+            return packet.udp(one, other, sport, dport, payload=payload, family=flow.family)
+        if flow.kind == "sctp":
+            return packet.sctp(one, other, sport, dport, family=flow.family)
+        if flow.kind == "icmp":
+            answers = {8: 0, 0: 8, 13: 14, 14: 13, 128: 129, 129: 128}
+            kind = answers.get(flow.dport, flow.dport) if reply else flow.dport
+            return packet.icmp(one, other, kind, ident=flow.sport, family=flow.family)
+        return packet.other(one, other, self.choose.pick((47, 50, 59)), payload=bytes(12), family=flow.family)
+
+    def icmp_error(self) -> list[Arrival]:
+        """An error about a flow's packet, from its receiver or from a third."""
+        if not self.flows:
+            return self.begin()
+        flow, reply = self.choose.pick(self.flows), self.choose.chance(40)
+        quoted = self.frame(flow, reply=reply, flags="A", payload=bytes(8))
+        sender, receiver = (flow.one, flow.other) if reply else (flow.other, flow.one)
+        if self.choose.chance(15):
+            sender = self.port()
+        if self.choose.chance(10):
+            receiver = self.port()
+        frame = packet.icmp_error(
+            self.end(sender, flow.family),
+            self.end(receiver, flow.family),
+            quoted,
+            self.choose.pick(ERRORS[flow.family]),
+            room=self.choose.pick((64, 28, 48, 27, 47, 8, 0)),
+            family=flow.family,
+        )
+        return self.sent(sender, frame)
+
+    def fragments(self) -> list[Arrival]:
+        """A flow's packet in parts: whole, with one missing, or in another order."""
+        if not self.flows:
+            return self.begin()
+        flow, reply = self.choose.pick(self.flows), self.choose.chance(40)
+        whole = self.frame(flow, reply=reply, flags=self.choose.pick(("A", "S", "FA", "R")), payload=bytes(40))
+        ident = self.choose.pick((1, 2, 0x10203))
+        parts = packet.fragments(whole, self.choose.pick((24, 8, 16, 32)), ident)
+        if self.choose.chance(20):
+            parts = packet.fragments(whole, 24, ident)[:1] + packet.fragments(whole, 8, ident)[1:]
+        if len(parts) > 1 and self.choose.chance(30):
+            parts.pop(self.choose.number(0, len(parts) - 1))
+        if self.choose.chance(20):
+            parts.reverse()
+        return [arrival for part in parts for arrival in self.sent(flow.other if reply else flow.one, part)]
+
+    def astray(self) -> list[Arrival]:
+        """A flow's packet to somebody else's MAC."""
+        if not self.flows:
+            return self.begin()
+        flow, reply = self.choose.pick(self.flows), not self.choose.chance(40)
+        frame = self.frame(flow, reply=reply, flags=self.choose.pick(("A", "SA", "S")))
+        macs = [port.mac for port in self.ports()] + list(VIRTUAL_MACS) + [STRANGER.mac]
+        mac = self.choose.pick(macs)
+        sender = flow.other if reply else flow.one
+        if mac == sender.mac and not self.choose.chance(20):
+            mac = STRANGER.mac
+        return self.sent(sender, bytes.fromhex(mac.replace(":", "")) + frame[6:])
+
+    # What is no flow
+
+    def question(self) -> list[Arrival]:
+        """ARP or a neighbour solicitation, for anybody's address or one's own."""
+        asker, asked = self.port(), self.port()
+        if self.choose.chance(50):
+            one, other = self.end(asker, 6), self.end(asked, 6)
+            option = self.choose.pick(("own", None, VIRTUAL_MACS[0]))
+            to = other.mac if self.choose.chance(30) else None
+            source = "::" if self.choose.chance(15) else one.addresses[0]
+            hops = 64 if self.choose.chance(10) else 255
+            return self.sent(asker, packet.ns(one, other.addresses[0], option=option, to=to, src=source, hlim=hops))
+        one, other = self.end(asker, 4), self.end(asked, 4)
+        source = "0.0.0.0" if self.choose.chance(15) else one.addresses[0]
+        operation = 2 if self.choose.chance(20) else 1
+        dmac = other.mac if self.choose.chance(20) else packet.BROADCAST
+        return self.sent(asker, packet.arp(one, other.addresses[0], operation=operation, psrc=source, dmac=dmac))
+
+    def discovery(self) -> list[Arrival]:
+        """DHCP, router discovery, multicast listeners, advertisements: what implicit rules and guards are about."""
+        one, other = self.port(), self.port()
+        ends = self.end(one, 6), self.end(other, 6)
+        kind = self.choose.pick(("icmpv6", "dhcp", "na", "ra"))
+        if kind == "icmpv6":
+            hops = self.choose.pick((255, 255, 64))
+            source = self.choose.pick((ends[0].addresses[0], "::"))
+            frame = packet.icmp(*ends, self.choose.pick(DISCOVERY), family=6, hlim=hops, src=source)
+        elif kind == "dhcp":
+            family = self.choose.pick((4, 6))
+            ports = self.choose.pick(((68, 67), (67, 68), (546, 547), (547, 546)))
+            unset = "0.0.0.0" if family == 4 and self.choose.chance(30) else None
+            frame = packet.udp(self.end(one, family), self.end(other, family), *ports, family=family, src=unset)
+        elif kind == "na":
+            option = self.choose.pick(("own", None, other.mac))
+            frame = packet.na(*ends, self.choose.pick((ends[0], ends[1])).addresses[0], option=option)
+        else:
+            frame = packet.ra(ends[0])
+        return self.sent(one, frame)
+
+    def flood(self) -> list[Arrival]:
+        """Multicast and broadcast, of what rules may know and of what they do not."""
+        one = self.port()
+        family = self.choose.pick((4, 6))
+        end, mac = self.end(one, family), self.choose.pick(MULTICAST)
+        destination = "224.0.0.251" if family == 4 else "ff02::fb"
+        make = self.choose.pick(("udp", "tcp", "raw"))
+        if make == "raw":
+            return self.sent(one, packet.raw(end, self.choose.pick((0x88CC, 0x0042, 0x8847)), bytes(46), dmac=mac))
+        if make == "tcp":
+            flags = self.choose.pick(TCP_FLAGS)
+            return self.sent(one, packet.tcp(end, end, 1000, 80, flags, family=family, dst=destination, dmac=mac))
+        return self.sent(one, packet.udp(end, end, 1000, 53, family=family, dst=destination, dmac=mac))
+
+    def spoofed(self) -> list[Arrival]:
+        """Somebody else's MAC, address, or both; addresses that nobody has."""
+        one, other = self.ends()
+        family = self.choose.pick((4, 6))
+        own, its = self.end(one, family), self.end(other, family)
+        mac = self.choose.pick((own.mac, its.mac, VIRTUAL_MACS[0], "03:00:00:00:00:01"))
+        sources = {
+            4: (its.addresses[0], "0.0.0.0", "10.0.0.100", "224.0.0.1", "198.51.100.5"),
+            6: (its.addresses[0], "::", "fd00::100", "ff02::1", "::ffff:10.0.0.1", "fe80::ff:fe00:101"),
+        }
+        source = self.choose.pick(sources[family])
+        return self.sent(one, packet.udp(own, its, 1000, 53, family=family, smac=mac, src=source))
+
+    def virtual(self) -> list[Arrival]:
+        """A gratuitous ARP from an address pair, or a packet to its MAC."""
+        one = self.port()
+        virtual = Somewhere(self.choose.pick(VIRTUAL_MACS), ("10.0.0.100", "fd00::100"))
+        if self.choose.chance(50):
+            return self.sent(one, packet.arp(virtual, "10.0.0.100"))
+        return self.sent(one, packet.udp(self.end(one, 4), virtual, 1000, 53))
+
+    def malformed(self) -> list[Arrival]:
+        """A frame cut short, or with an octet changed, or tagged."""
+        arrivals = (self.go_on if self.flows else self.begin)()
+        if self.choose.chance(25):
+            arrivals = self.question()
+        broken = []
+        for arrival in arrivals:
+            frame = arrival.frame
+            if arrival.frame[12:14] == b"\x86\xdd" and self.choose.chance(25):
+                frame = packet.padded(frame, self.choose.number(1, 7))
+            how = self.choose.pick(("cut", "octet", "tag", "shrink"))
+            if how == "cut":
+                frame = frame[: self.choose.number(packet.ETHERNET, len(frame))]
+            elif how == "octet":
+                offset = self.choose.number(12, min(len(frame), 90) - 1)
+                frame = packet.with_octet(frame, offset, self.choose.number(0, 255))
+            elif how == "shrink":
+                frame = shrunk(frame, self.choose.number(0, 60))
+            else:
+                frame = packet.tagged(frame, ethertype=self.choose.pick((0x8100, 0x88A8)))
+            broken.append(msgspec.structs.replace(arrival, frame=frame))
+        return broken
+
+    def strange(self) -> list[Arrival]:
+        """From tunnels that nobody should use, and MACs that nobody has."""
+        one, other = self.ends()
+        frame = packet.udp(self.end(one, 4), self.end(other, 4), 1000, 53)
+        kind = self.choose.pick(("vtep", "own vtep", "vni", "stranger"))
+        vtep, vni = self.vtep(PEER), self.vni(one)
+        if kind == "vtep":
+            vtep = "192.0.2.99"
+        elif kind == "own vtep":
+            vtep = self.vtep(HOST)
+        elif kind == "vni":
+            vni = self.choose.pick((1, 102, 0xFFFFFE))
+        else:
+            frame = packet.udp(STRANGER, self.end(other, 4), 1000, 53)
+        return [Arrival(vtep=vtep, vni=vni, frame=frame)]
+
+    def big(self) -> list[Arrival]:
+        """Around the MTU, and super-packets."""
+        one, other = self.ends()
+        mtu = self.state.networks[one.network].mtu
+        ends = self.end(one, 4), self.end(other, 4)
+        if self.choose.chance(50):
+            frame = packet.tcp(*ends, 1000, 80, "A", payload=bytes(self.choose.number(3000, 9000)))
+            return self.sent(one, frame, gso_size=mtu - 40 + self.choose.number(-1, 1) if mtu < 2000 else 1400)
+        return self.sent(one, packet.udp(*ends, 1000, 53, payload=bytes(mtu - 28 + self.choose.number(-1, 1))))
+
+
+def shrunk(frame: bytes, octets: int) -> bytes:
+    """An IP frame whose length field says so many octets of payload, at most what it said."""
+    at, header = (16, 20) if frame[12:14] == b"\x08\x00" else (18, 0)
+    said = int.from_bytes(frame[at : at + 2], "big")
+    return frame[:at] + min(said, header + octets).to_bytes(2, "big") + frame[at + 2 :]

@@ -1,0 +1,174 @@
+"""Desired states for comparing judges: two hosts, two tenants with the same addresses, every kind of port and rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from headrace.model import (
+    AddressGroup,
+    AddressPair,
+    Host,
+    Network,
+    Object,
+    Port,
+    Rule,
+    SecurityGroup,
+    Segment,
+    State,
+)
+from headrace.testing.choice import Chooser, some, weighted
+
+HOST = "h1"
+"""The host under test."""
+PEER = "h2"
+
+VIRTUAL_MACS = ("00:00:5e:00:01:07", "02:00:00:00:0f:01")
+"""MACs of address pairs, some of them of two ports at once (VRRP)."""
+
+STATEFUL = ("g1", "g2", "g3")
+STATELESS = ("s1", "s2")
+ADDRESS_GROUPS = ("l1", "l2")
+
+VTEPS = (
+    (("192.0.2.1",), ("192.0.2.2",)),
+    (("2001:db8::1",), ("2001:db8::2",)),
+    (("192.0.2.1", "2001:db8::1"), ("2001:db8::2", "192.0.2.2")),
+    (("192.0.2.1", "2001:db8::1"), ("192.0.2.2",)),
+)
+
+REMOTES = {
+    "IPv4": ("10.0.0.0/24", "10.0.0.2/32", "0.0.0.0/0", "10.0.0.1/31", "10.0.0.77/26", "198.51.100.0/24"),
+    "IPv6": ("fd00::/64", "fd00::2/128", "::/0", "fd00::1/127", "fe80::/10", "2001:db8:1::/48"),
+}
+PAIR_ADDRESSES = ("10.0.0.100", "10.0.0.0/24", "198.51.100.0/25", "fd00::100", "fd00::/64", "0.0.0.0/0", "::/0")
+PORTS = ((80, 80), (53, 53), (1000, 2000), (0, 65535), (0, 0), (65535, 65535), (79, 81), (8, 1024), (49152, 65535))
+ICMP_SERVICES = {
+    1: ((8, None), (8, 0), (0, None), (3, None), (13, 0)),
+    58: ((128, None), (128, 0), (1, None), (200, 7)),
+}
+
+
+def draw_state(choose: Chooser) -> State:
+    """A state whose ids are one to five letters."""
+    own, peer = choose.pick(VTEPS)
+    objects: list[Object] = [Host(id=HOST, vteps=own), Host(id=PEER, vteps=peer)]
+    objects += [
+        Network(id="n1", segment=Segment(id=101), mtu=choose.pick((1450, 1280, 9000))),
+        Network(id="n2", segment=Segment(id=choose.pick((102, 0xFFFFFF)))),
+    ]
+    for name in ADDRESS_GROUPS:
+        cidrs = some(choose, [*REMOTES["IPv4"], *REMOTES["IPv6"]], 30)
+        objects.append(AddressGroup(id=name, addresses=cidrs))
+    objects += [draw_group(choose, name, stateful=True) for name in STATEFUL]
+    objects += [draw_group(choose, name, stateful=False) for name in STATELESS]
+    for number in range(1, choose.number(3, 6) + 1):
+        objects.append(draw_port(choose, f"p{number}", "n1", number))
+    for number in range(1, choose.number(0, 3) + 1):
+        objects.append(draw_port(choose, f"q{number}", "n2", number))
+    return State.of(objects)
+
+
+def draw_group(choose: Chooser, name: str, *, stateful: bool) -> SecurityGroup:
+    """A group; most let everything out, as Neutron's default group does."""
+    rules = []
+    if not choose.chance(30):
+        rules += [
+            Rule(id=f"{name}.out4", direction="egress", ethertype="IPv4"),
+            Rule(id=f"{name}.out6", direction="egress", ethertype="IPv6"),
+        ]
+    if choose.chance(50):
+        rules.append(Rule(id=f"{name}.in4", direction="ingress", protocol=choose.pick((None, 6, 17))))
+        rules.append(Rule(id=f"{name}.in6", direction="ingress", ethertype="IPv6", remote_group=choose.pick(STATEFUL)))
+    rules += [draw_rule(choose, f"{name}.{number}") for number in range(choose.number(0, 5))]
+    return SecurityGroup(id=name, stateful=stateful, rules=tuple(rules))
+
+
+def draw_rule(choose: Chooser, name: str) -> Rule:
+    """Any rule that Neutron would take."""
+    ethertype = choose.pick(("IPv4", "IPv6"))
+    icmp = 1 if ethertype == "IPv4" else 58
+    fields: dict[str, Any] = {"protocol": choose.pick((None, 6, 17, icmp, 132, 47))}
+    if fields["protocol"] in {6, 17, 132} and choose.chance(70):
+        fields["port_min"], fields["port_max"] = choose.pick(PORTS)
+    if fields["protocol"] == icmp and choose.chance(60):
+        fields["port_min"], fields["port_max"] = choose.pick(ICMP_SERVICES[icmp])
+    remote = weighted(choose, [(3, None), (3, "remote_cidr"), (3, "remote_group"), (1, "remote_address_group")])
+    if remote == "remote_cidr":
+        fields[remote] = choose.pick(REMOTES[ethertype])
+    if remote == "remote_group":
+        fields[remote] = choose.pick((*STATEFUL, *STATELESS))
+    if remote == "remote_address_group":
+        fields[remote] = choose.pick(ADDRESS_GROUPS)
+    direction = choose.pick(("ingress", "ingress", "egress"))
+    return Rule(id=name, direction=direction, ethertype=ethertype, **fields)  # type: ignore[arg-type]
+
+
+def draw_port(choose: Chooser, name: str, network: str, number: int) -> Port:
+    """A port; the first two of the first network are where most happens."""
+    addresses = weighted(
+        choose,
+        [
+            (6, (f"10.0.0.{number}", f"fd00::{number:x}")),
+            (2, (f"10.0.0.{number}",)),
+            (1, (f"fd00::{number:x}",)),
+            (1, (f"10.0.0.{number}", f"10.0.0.{number + 64}")),
+            (1, ()),
+        ],
+    )
+    groups = weighted(choose, [(5, STATEFUL), (1, STATELESS)])
+    main = name in {"p1", "p2"}
+    return Port(
+        id=name,
+        network=network,
+        mac=f"02:00:00:00:{network[1]:0>2}:{number:02x}",
+        addresses=addresses,
+        address_pairs=draw_pairs(choose),
+        security_groups=some(choose, groups, 70),
+        port_security=not choose.chance(10),
+        admin_up=not choose.chance(0 if main else 8),
+        host=HOST if main else choose.pick((HOST, PEER, PEER, None) if choose.chance(10) else (HOST, PEER, PEER)),
+        device_owner="network:router_interface" if choose.chance(8) else "",
+    )
+
+
+def draw_pairs(choose: Chooser) -> tuple[AddressPair, ...]:
+    if not choose.chance(25):
+        return ()
+    count = choose.number(1, 2)
+    macs = (None, *VIRTUAL_MACS)
+    return tuple(AddressPair(address=choose.pick(PAIR_ADDRESSES), mac=choose.pick(macs)) for _ in range(count))
+
+
+def draw_change(choose: Chooser, state: State) -> State:
+    """The state after one change of policy or topology that Neutron allows."""
+    ports = sorted(state.ports.values(), key=lambda port: port.id)
+    port = ports[min(choose.number(0, len(ports) - 1), choose.number(0, len(ports) - 1))]
+    busy = [state.security_groups[name] for name in state.ports["p1"].security_groups]
+    group = choose.pick(busy or sorted(state.security_groups.values(), key=lambda group: group.id))
+    kind = choose.pick(
+        ("drop rule", "drop rule", "no groups", "add rule", "groups", "security", "admin", "addresses", "list")
+    )
+    changed: Object
+    if kind == "drop rule":
+        gone = choose.number(0, max(len(group.rules) - 1, 0))
+        changed = msgspec.structs.replace(group, rules=group.rules[:gone] + group.rules[gone + 1 :])
+    elif kind == "add rule":
+        new = draw_rule(choose, f"{group.id}.{choose.number(10, 99)}")
+        kept = tuple(rule for rule in group.rules if rule.id != new.id)
+        changed = msgspec.structs.replace(group, rules=(*kept, new))
+    elif kind == "groups":
+        changed = msgspec.structs.replace(port, security_groups=some(choose, choose.pick((STATEFUL, STATELESS)), 70))
+    elif kind == "no groups":
+        changed = msgspec.structs.replace(port, security_groups=())
+    elif kind == "security":
+        changed = msgspec.structs.replace(port, port_security=not port.port_security)
+    elif kind == "admin":
+        changed = msgspec.structs.replace(port, admin_up=not port.admin_up)
+    elif kind == "addresses":
+        changed = msgspec.structs.replace(port, address_pairs=draw_pairs(choose))
+    else:
+        found = state.address_groups[choose.pick(ADDRESS_GROUPS)]
+        changed = msgspec.structs.replace(found, addresses=found.addresses[1:])
+    return State.of((*state.all(), changed))

@@ -1,0 +1,125 @@
+"""The scenarios that judges are compared by, and what must hold of the oracle in every one of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import HealthCheck, given, settings
+
+from headrace.abi import Reason
+from headrace.abi import State as ConnectionState
+from headrace.datapath.connection import Connections
+from headrace.datapath.decision import RULE_NONE, Arrival, Decision
+from headrace.datapath.oracle import decide
+from headrace.model import State
+from headrace.testing.choice import Seeded, some, weighted
+from headrace.testing.strategy import Scenario, decode, encode, judge, scenario_of, scenarios, states, tell
+
+FORWARDED = {Reason.NONE, Reason.FLOODED, Reason.ANSWERED}
+
+QUICK = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+
+
+def test_a_seed_is_a_scenario() -> None:
+    assert scenario_of(7) == scenario_of(7)
+    assert scenario_of(7) != scenario_of(8)
+    assert tell(scenario_of(7)) == tell(scenario_of(7))
+
+
+def test_kept_scenarios_come_back() -> None:
+    for seed in range(5):
+        scenario = scenario_of(seed)
+        assert decode(encode(scenario)) == scenario
+
+
+def test_the_seeds_are_varied() -> None:
+    decisions = [decision for seed in range(60) for decision in judge(scenario_of(seed))]
+    reasons = Counter(decision.reason for decision in decisions)
+    common = FORWARDED | {
+        *(Reason.ACL_TO_PORT, Reason.ACL_FROM_PORT, Reason.FRAGMENT_ORPHAN, Reason.ICMP_UNRELATED, Reason.TCP_INVALID),
+        *(Reason.SPOOFED_ADDRESS, Reason.SPOOFED_MAC, Reason.VLAN_TAGGED, Reason.MALFORMED_IPV4, Reason.MALFORMED_IPV6),
+        *(Reason.FRAGMENT_OVERLAP, Reason.FRAGMENT_TINY, Reason.CONNECTION_CUT, Reason.UNKNOWN_MAC, Reason.ETHERTYPE),
+    }
+    assert common - reasons.keys() == set()
+    assert reasons[Reason.NONE] > len(decisions) // 4
+    states = Counter(decision.connection for decision in decisions)
+    assert set(ConnectionState) - states.keys() - {ConnectionState.TIME_WAIT} == set()
+    assert sum("ESTABLISHED" in (decision.rule_from, decision.rule_to) for decision in decisions) > 50
+
+
+def test_choices_of_a_seed() -> None:
+    choose = Seeded(1)
+    counts = Counter(weighted(choose, [(9, "often"), (1, "seldom")]) for _ in range(1000))
+    assert 850 < counts["often"] < 950
+    assert all(some(choose, "abc", 100) == ("a", "b", "c") for _ in range(5))
+    assert some(choose, "abc", 0) == ()
+    assert {choose.number(1, 3) for _ in range(100)} == {1, 2, 3}
+
+
+@QUICK
+@given(states())
+def test_states_are_sound(state: State) -> None:
+    for port in state.ports.values():
+        assert port.network in state.networks
+        assert set(port.security_groups) <= state.security_groups.keys()
+        assert port.host in {None, *state.hosts}
+        stateful = {state.security_groups[group].stateful for group in port.security_groups}
+        assert len(stateful) <= 1, "Neutron refuses a mixture"
+    macs = [(port.network, port.mac) for port in state.ports.values()]
+    assert len(macs) == len(set(macs))
+
+
+def check(state: State, host: str, arrival: Arrival, decision: Decision) -> None:
+    """What holds of every decision."""
+    assert (decision.reason in FORWARDED) or not decision.outputs
+    assert decision.steps
+    for output in decision.outputs:
+        if output.port is not None:
+            receiver = state.ports[output.port]
+            assert receiver.host == host
+            assert receiver.admin_up
+            assert decision.reason == Reason.ANSWERED or receiver.id != arrival.port, "nothing is echoed"
+            assert segment_of(state, arrival) == state.networks[receiver.network].segment.id, "tenants never meet"
+            assert decision.reason == Reason.ANSWERED or output.rule != RULE_NONE
+        else:
+            assert arrival.port is not None, "nothing goes from tunnel to tunnel"
+            assert output.vni == segment_of(state, arrival)
+        assert decision.reason == Reason.ANSWERED or output.frame == arrival.frame
+    if arrival.port is not None and state.ports[arrival.port].port_security and decision.reason == Reason.NONE:
+        assert decision.rule_from not in {RULE_NONE, "OPEN", "REMOTE"}
+
+
+def segment_of(state: State, arrival: Arrival) -> int | None:
+    return arrival.vni if arrival.port is None else state.networks[state.ports[arrival.port].network].segment.id
+
+
+@QUICK
+@given(scenarios())
+def test_what_holds_in_every_scenario(scenario: Scenario) -> None:
+    memory, state = Connections(), scenario.state
+    for event in scenario.events:
+        if isinstance(event, State):
+            state = event
+            continue
+        decision = decide(state, scenario.host, memory, event)
+        check(state, scenario.host, event, decision)
+        for key, connection in memory.flows.items():
+            assert key in connection.keys
+            assert all(memory.flows[own] is connection for own in connection.keys)
+            assert bool(connection.tracks_from or connection.tracks_to) == (
+                connection.state != ConnectionState.STATELESS
+            )
+
+
+@QUICK
+@given(scenarios(changes=False))
+def test_a_packet_sent_again_is_decided_alike(scenario: Scenario) -> None:
+    """What a replay of a flow entry stands on: the same key, state and policy give the same verdict."""
+    memory = Connections()
+    for event in scenario.events:
+        assert isinstance(event, Arrival)
+        first = decide(scenario.state, scenario.host, memory, event)
+        again = decide(scenario.state, scenario.host, memory, event)
+        assert (again.reason, again.outputs) == (first.reason, first.outputs)

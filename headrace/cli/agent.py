@@ -11,7 +11,7 @@ import click
 @click.command()
 @click.option("--config", type=click.Path(dir_okay=False), required=True, help="Configuration file (agent.toml).")
 def agent(config: str) -> None:
-    r"""Run the host agent: bring this host's datapath in line with desired state.
+    """Run the host agent: bring this host's datapath in line with desired state.
 
     Stopping it stops nothing else: the datapath forwards on, and the next start finds everything as it is.
 

@@ -7,8 +7,9 @@ from typing import Any, cast
 
 import msgspec
 
-from headrace.errors import InvalidInput, UnknownField
+from headrace.errors import InvalidInput
 from headrace.model.object import TYPES, AddressGroup, Host, Network, Object, Port, SecurityGroup, Subnet
+from headrace.strict import convert
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,20 +59,4 @@ def decode(type_name: str, body: object) -> Object:
     except KeyError:
         raise InvalidInput(f"unknown object type {type_name!r}; known: {', '.join(TYPES)}") from None
     name = body.get("id", "?") if isinstance(body, dict) else "?"
-    try:
-        return msgspec.convert(body, cls, strict=True)
-    except msgspec.ValidationError as error:
-        text = str(error)
-        if "unknown field" in text:
-            raise UnknownField(f"{type_name} {name}: {text}{nearest(text, cls)}") from None
-        raise InvalidInput(f"{type_name} {name}: {text}") from None
-
-
-def nearest(text: str, cls: type[msgspec.Struct]) -> str:
-    """``; did you mean X?`` for the unknown field that a msgspec message names, or nothing."""
-    import difflib
-    import re
-
-    match = re.search(r"unknown field `([^`]*)`", text)
-    close = difflib.get_close_matches(match.group(1), cls.__struct_fields__, 1) if match else []
-    return f"; did you mean `{close[0]}`?" if close else ""
+    return convert(body, cls, f"{type_name} {name}")

@@ -15,7 +15,8 @@ ONCE ?=
 ARGS ?=
 
 MULTIARCH := $(shell dpkg-architecture -qDEB_HOST_MULTIARCH 2>/dev/null || echo $$(uname -m)-linux-gnu)
-BPF_FLAGS := -O2 -g -target bpf -mcpu=v3 -Wall -Werror -I bpf -idirafter /usr/include/$(MULTIARCH)
+# The machine is named for the sake of C library headers that some kernel headers include.
+BPF_FLAGS := -O2 -g -target bpf -mcpu=v3 -D__$(shell uname -m)__ -Wall -Werror -I bpf -idirafter /usr/include/$(MULTIARCH)
 PROGRAMS := $(filter-out bpf/abi.bpf.c,$(wildcard bpf/*.bpf.c))
 OBJECTS := $(PROGRAMS:bpf/%.bpf.c=headrace/datapath/objects/%.bpf.o)
 ABI_SOURCE := $(wildcard bpf/abi.bpf.c)
@@ -58,9 +59,10 @@ test-stock: deps ## all of Neutron's own ML2 test classes with our driver (long)
 	@$(PYTHON) -m pytest tests/neutron/stock -q --timeout 600 $(ARGS)
 
 check: deps $(ABI_OBJECT) ## format, lint, types, ABI, layers, unit tests; no root, under a minute
-	@$(MAKE) --keep-going $(CHECKS) 2> >(grep -v '^make' >&2) || { echo "check: FAILED"; exit 1; }
+	@$(MAKE) -j2 --output-sync=target --keep-going $(CHECKS) 2> >(grep -v '^make' >&2) || { echo "check: FAILED"; exit 1; }
 
-CHECKS := check-format check-lint check-c-format check-c-lint check-abi check-layers check-docs check-types check-unit
+# The two long ones first: they run beside each other.
+CHECKS := check-types check-unit check-format check-lint check-c-format check-c-lint check-abi check-layers check-docs
 check-format:
 	@$(STEP) "format (ruff)" $(BIN)/ruff format -q --check .
 check-lint:
@@ -138,5 +140,5 @@ build/wheel.stamp: $(OBJECTS) $(shell find headrace -type f -not -name '*.pyc') 
 
 include $(wildcard $(COMPILED:.o=.d))
 
-.PHONY: $(CHECKS) help demo bench bench-quick wheel test test-stock $(SUITES:%=test-%) check deps deps-bench bpf abi docs format \
-	lock clean
+.PHONY: $(CHECKS) $(SUITES:%=test-%) help demo bench bench-quick wheel test test-stock check deps deps-bench bpf abi docs \
+	format lock clean

@@ -109,6 +109,8 @@ struct hr_flow {
 	__u8 outer_saddr[16]; /* by tunnel: the VTEP it came from; else zero */
 	__u32 mtu; /* longest IP packet this action may carry, octets; 0: not judged here */
 	__u32 vni; /* with HR_FLOW_TUNNEL */
+	__u32 hash; /* of the key: the outer packet's entropy */
+	__u32 pad;
 	__u32 last; /* equals first */
 };
 

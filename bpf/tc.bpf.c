@@ -88,7 +88,7 @@ static __always_inline int hr_carry_out(struct __sk_buff *skb, const struct hr_p
 		barrier();
 		if (copy.state != HR_ADJACENCY_RESOLVED || READ_ONCE(adjacency->state) != HR_ADJACENCY_RESOLVED)
 			return -1;
-		hash = hr_hash(&packet->key);
+		hash = replay->flow.hash;
 		reason = hr_vxlan_push(skb, &copy, packet, replay->flow.vni, hash);
 		if (reason)
 			return hr_drop_at(replay->flow.from_index, reason);

@@ -99,7 +99,7 @@ int hr_xdp_from_port(struct xdp_md *xdp)
 	barrier();
 	if (copy.state != HR_ADJACENCY_RESOLVED || READ_ONCE(adjacency->state) != HR_ADJACENCY_RESOLVED)
 		return XDP_PASS;
-	hash = hr_hash(&packet.key);
+	hash = replay.flow.hash;
 	if (!hr_xdp_push(xdp, &copy, hr_outer_tos(&packet), replay.flow.vni, hash, length))
 		return hr_xdp_drop(device->port);
 	hr_count_from_port(device->port, weight);

@@ -14,7 +14,7 @@ import msgspec
 
 Octets = TypeVar("Octets", bytes, bytes | bytearray | memoryview)
 
-ABI_HASH = "25545f8da618"
+ABI_HASH = "3e72f385d24b"
 """Identifies layouts, values and maps together: two sides that differ in it must not share a map."""
 
 
@@ -1043,13 +1043,13 @@ class FloodKey(Packed, frozen=True, kw_only=True):
         )
 
 
-_FLOW = struct.Struct("<IIQIIIIII6s6s16sIII")
+_FLOW = struct.Struct("<IIQIIIIII6s6s16sIII4xI")
 
 
 class Flow(Packed, frozen=True, kw_only=True):
     """struct hr_flow: The decision about packets of one key. Only ever written whole, by bpf_map_update_elem. The kernel reuses elements under a reader's feet, so a reader takes `last`, copies, takes `first`: unless both are equal the copy may be torn, and is a miss."""
 
-    SIZE: ClassVar[int] = 80
+    SIZE: ClassVar[int] = 88
     DTYPE: ClassVar[dict[str, Any]] = {
         "names": [
             "first",
@@ -1066,6 +1066,7 @@ class Flow(Packed, frozen=True, kw_only=True):
             "outer_saddr",
             "mtu",
             "vni",
+            "hash",
             "last",
         ],
         "formats": [
@@ -1084,9 +1085,10 @@ class Flow(Packed, frozen=True, kw_only=True):
             "<u4",
             "<u4",
             "<u4",
+            "<u4",
         ],
-        "offsets": [0, 4, 8, 16, 20, 24, 28, 32, 36, 40, 46, 52, 68, 72, 76],
-        "itemsize": 80,
+        "offsets": [0, 4, 8, 16, 20, 24, 28, 32, 36, 40, 46, 52, 68, 72, 76, 84],
+        "itemsize": 88,
     }
 
     first: int = 0
@@ -1112,6 +1114,8 @@ class Flow(Packed, frozen=True, kw_only=True):
     """longest IP packet this action may carry, octets; 0: not judged here"""
     vni: int = 0
     """with HR_FLOW_TUNNEL"""
+    hash: int = 0
+    """of the key: the outer packet's entropy"""
     last: int = 0
     """equals first"""
 
@@ -1131,6 +1135,7 @@ class Flow(Packed, frozen=True, kw_only=True):
             _exact(self.outer_saddr, 16, "Flow.outer_saddr"),
             self.mtu,
             self.vni,
+            self.hash,
             self.last,
         )
 
@@ -1152,7 +1157,8 @@ class Flow(Packed, frozen=True, kw_only=True):
             outer_saddr=v[11],
             mtu=v[12],
             vni=v[13],
-            last=v[14],
+            hash=v[14],
+            last=v[15],
         )
 
 
@@ -1686,7 +1692,7 @@ MAPS: dict[str, MapSpec] = {
         flags=0,
         pinning=1,
         key_size=44,
-        value_size=80,
+        value_size=88,
         key=FlowKey,
         value=Flow,
     ),

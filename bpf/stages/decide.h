@@ -71,6 +71,7 @@ static __always_inline void hr_decision(struct hr_walk *walk, __u32 out)
 	__builtin_memcpy(flow->eth_dst, walk->packet.eth_dst, 12);
 	__builtin_memcpy(flow->outer_saddr, walk->outer_saddr, 16);
 	flow->mtu = walk->mtu;
+	flow->hash = walk->hash;
 	flow->vni = walk->segment & ((1U << HR_WHERE_SHIFT) - 1);
 	flow->last = version;
 }

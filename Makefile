@@ -92,8 +92,9 @@ deps-bench: build/debian-bench.stamp ## the contenders of the bench
 bpf: deps $(OBJECTS) ## compile the eBPF programs
 	@:
 
-abi: deps $(ABI_OBJECT) ## generate headrace/abi.py from bpf/abi.h
+abi: deps $(ABI_OBJECT) ## generate headrace/abi.py from bpf/abi.h, and the page of reasons
 	@$(STEP) "headrace/abi.py" $(ABIGEN)
+	@$(STEP) "docs" $(PYTHON) tools/docs.py
 
 docs: deps ## generate the reference pages of docs/ and check every link
 	@$(STEP) "docs" $(PYTHON) tools/docs.py

@@ -32,24 +32,15 @@ class Underlay:
         self._routes: dict[str, Hop] = {}
 
     def prepare(self) -> None:
-        """Let the datapath ask the FIB as the host itself: bpf_fib_lookup wants forwarding on the device it asks for."""
+        """Let the datapath ask the FIB as the host: bpf_fib_lookup wants forwarding on the device it asks for."""
         for family in ("ipv4", "ipv6"):
             path = Path(f"/proc/sys/net/{family}/conf/lo/forwarding")
             if path.exists():
                 path.write_text("1\n")
 
     def vteps(self, uplinks: Iterable[str], configured: tuple[str, ...]) -> tuple[str, ...]:
-        """Own tunnel endpoints: as configured, else the uplinks' first global address per IP version."""
-        if configured:
-            return configured
-        found: dict[int, str] = {}
-        for uplink in uplinks:
-            link = self._netlink.link(uplink)
-            for entry in self._netlink.addresses(link.ifindex) if link else ():
-                address = ipaddress.ip_address(entry.address)
-                if not address.is_link_local:
-                    found.setdefault(address.version, entry.address)
-        return tuple(found[version] for version in sorted(found))
+        """Own tunnel endpoints."""
+        return own_vteps(self._netlink, uplinks, configured)
 
     def follow(self, remotes: Iterable[str]) -> None:
         """Keep next hops towards other hosts' tunnel endpoints resolved; forget adjacencies whose next hop changed."""
@@ -84,6 +75,20 @@ class Underlay:
     def unresolved(self) -> list[str]:
         """Next hops that do not answer."""
         return sorted(address for (_, address), mac in self._hops.items() if mac is None)
+
+
+def own_vteps(netlink: Netlink, uplinks: Iterable[str], configured: tuple[str, ...]) -> tuple[str, ...]:
+    """A host's tunnel endpoints: as configured, else the first global address of each IP version on the uplinks."""
+    if configured:
+        return configured
+    found: dict[int, str] = {}
+    for uplink in uplinks:
+        link = netlink.link(uplink)
+        for entry in netlink.addresses(link.ifindex) if link else ():
+            address = ipaddress.ip_address(entry.address)
+            if not address.is_link_local:
+                found.setdefault(address.version, entry.address)
+    return tuple(found[version] for version in sorted(found))
 
 
 def remote_vteps(datapath: Datapath) -> set[str]:

@@ -19,13 +19,15 @@ COLUMNS = ("id", "state", "vteps", "ports", "applied", "revision", "heartbeat", 
 SILENT = 30.0
 """Seconds without a word after which a host counts as silent: six heartbeats."""
 
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS: dict[str, tuple[str, str]] = {
+    "check": ("headrace.cli.check:check", "Whether this host has what the agent needs."),
+}
 """Sub-commands that live elsewhere: name -> (module:function, help)."""
 
 
 @click.group(cls=Lazy, table=COMMANDS)
 def host() -> None:
-    """Hosts: list, show, delete, enroll."""
+    """Hosts: list, show, delete, enroll, check."""
 
 
 @host.command("list")

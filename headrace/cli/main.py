@@ -16,7 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "apply": ("headrace.cli.apply:apply", "Bring desired state in line with a YAML file."),
     "controller": ("headrace.cli.controller:controller", "Run the controller, or make its certificates."),
     "flow": ("headrace.cli.flow:flow", "This host's flow table: list, show."),
-    "host": ("headrace.cli.host:host", "Hosts: list, show, enroll."),
+    "host": ("headrace.cli.host:host", "Hosts: list, show, enroll, check."),
     "network": ("headrace.cli.network:network", "Networks: list, show, delete."),
     "port": ("headrace.cli.port:port", "Ports: list, show, delete."),
     "reason": ("headrace.cli.reason:reason", "Why packets were dropped on this host: list, show."),

@@ -10,7 +10,11 @@ import click
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-COLOURS = {"up": "green", "alive": "green", "down": "yellow", "silent": "red", "error": "red", "unknown": "yellow"}
+COLOURS = {
+    **dict.fromkeys(("up", "alive", "ok"), "green"),
+    **dict.fromkeys(("down", "unknown", "warn"), "yellow"),
+    **dict.fromkeys(("silent", "error", "fail"), "red"),
+}
 """States whose meaning a glance should tell."""
 
 

@@ -23,6 +23,8 @@ from headrace.stages.compile import ORDER
 from headrace.stages.view import Table, Tables
 
 OBJECTS = Path(__file__).parent / "objects"
+PARTS = ("tc", "agent", "xdp")
+"""Names of the objects, in the order in which they are loaded."""
 ARRAYS = {"hr_configs", "hr_ports", "hr_adjacencies"}
 """Tables whose entries always exist: all zero means absent, and to delete is to write zeros."""
 
@@ -57,7 +59,7 @@ class Datapath(Reader):
             raise NotSupported(f"{self.root} is not on a BPF file system: mount -t bpf bpf {self.root}") from error
         number = self._connections_before() or self._sizes.connections
         sizes = {"hr_conns": number, "hr_conn_free": number, "hr_flows": number * 2}
-        for name in ("tc", "agent", "xdp"):
+        for name in PARTS:
             path = OBJECTS / f"{name}.bpf.o"
             if not path.exists():
                 raise DatapathError(f"{path.name} is not built; run make bpf")

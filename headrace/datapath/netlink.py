@@ -36,6 +36,11 @@ NTF_EXT_MANAGED = 0x1
 RTN_LOCAL = 2
 RTEXT_FILTER_SKIP_STATS = 1 << 3
 PAIRED = {"veth", "netkit"}
+BOND_MODES = (
+    *("balance-rr", "active-backup", "balance-xor", "broadcast", "802.3ad", "balance-tlb", "balance-alb"),
+    "unknown",
+)
+"""By number (``linux/if_bonding.h``)."""
 WATCHED = (
     rtnl.RTMGRP_LINK
     | rtnl.RTMGRP_NEIGH
@@ -53,7 +58,7 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Link(Fact, frozen=True, kw_only=True):
-    """A device. ``kind`` is empty for hardware; ``peer`` may be in the namespace ``peer_nsid``."""
+    """A device. ``kind`` is empty for hardware; ``peer`` may be in the namespace ``peer_nsid``; ``queues`` receive."""
 
     name: str
     kind: str
@@ -65,6 +70,9 @@ class Link(Fact, frozen=True, kw_only=True):
     lower: int | None
     peer: int | None
     peer_nsid: int | None
+    queues: int = 1
+    bond_mode: str = ""
+    vlan: int | None = None
 
 
 class Address(Fact, frozen=True, kw_only=True):
@@ -283,6 +291,7 @@ def _event(message: Any) -> Event | None:
 def _link(message: Any) -> Link:
     info = message.get_attr("IFLA_LINKINFO")
     kind = str(info.get_attr("IFLA_INFO_KIND") or "") if info else ""
+    facts: Any = info.get_attr("IFLA_INFO_DATA") if info else None
     other = message.get_attr("IFLA_LINK") or None
     return Link(
         ifindex=message["index"],
@@ -296,6 +305,9 @@ def _link(message: Any) -> Link:
         lower=None if kind in PAIRED else other,
         peer=other if kind in PAIRED else None,
         peer_nsid=message.get_attr("IFLA_LINK_NETNSID") if kind in PAIRED else None,
+        queues=message.get_attr("IFLA_NUM_RX_QUEUES") or 1,
+        bond_mode=BOND_MODES[facts.get_attr("IFLA_BOND_MODE")] if kind == "bond" else "",
+        vlan=facts.get_attr("IFLA_VLAN_ID") if kind == "vlan" else None,
     )
 
 

@@ -1,0 +1,151 @@
+"""Whether a device may be an uplink: supported, or refused by name with the cure. No I/O."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal
+
+import msgspec
+
+from headrace.datapath.netlink import Link
+from headrace.model import Network
+
+OVERHEAD = {4: 50, 6: 70}
+"""What VXLAN adds within the underlay's MTU, octets, by IP version: outer IP, UDP, VXLAN and inner Ethernet headers."""
+
+STRIPS_TAGS = "rx-vlan-hw-parse"
+"""The kernel's name for ethtool's rx-vlan-offload."""
+
+TRIED = {"": "a NIC", "bond": "a bond", "vlan": "a VLAN", "bridge": "a bridge", "veth": "a veth"}
+MEMBERS = {"bond": "a member of bond", "team": "a member of team", "bridge": "a port of bridge"}
+XDP_BOND_MODES = {"balance-rr", "active-backup", "balance-xor", "802.3ad"}
+"""Those that let XDP in (drivers/net/bonding/bond_main.c, bond_xdp_check)."""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """What was looked at, what it is, and what to do where it will not do."""
+
+    check: str
+    state: Literal["ok", "warn", "fail"]
+    found: str
+    cure: str = ""
+
+
+def judge(
+    name: str,
+    links: Mapping[str, Link],
+    *,
+    hook: str = "tc",
+    features: Mapping[str, Mapping[str, bool]] | None = None,
+    versions: Iterable[int] = (4,),
+    networks: Iterable[Network] = (),
+) -> Iterator[Finding]:
+    """Everything about one uplink. ``features``: offloads by device; ``versions``: IP versions of the own VTEPs."""
+    link = links.get(name)
+    check = f"uplink {name}"
+    if link is None:
+        yield Finding(check=check, state="fail", found="not there", cure="name a device that is, in uplinks")
+        return
+    yield place(check, link, {other.ifindex: other for other in links.values()})
+    yield state(check, link)
+    yield from hooks(check, link, links, hook, features or {})
+    yield room(check, link, max((OVERHEAD[version] for version in versions), default=OVERHEAD[4]), list(networks))
+
+
+def place(check: str, link: Link, others: Mapping[int, Link]) -> Finding:
+    """What the device is, and whether it is the one to name."""
+    master = others.get(link.master or 0)
+    if not link.mac.strip("0:"):  # the loopback device has all zeros
+        cure = "name an Ethernet device"
+        return Finding(check=check, state="fail", found=f"{link.kind or 'a device'} without Ethernet frames", cure=cure)
+    if master and master.kind == "vrf":
+        cure = f"take it out of {master.name}: routes to tunnel endpoints are looked up in the main table"
+        return Finding(check=check, state="fail", found=f"in VRF {master.name}", cure=cure)
+    if master:
+        found = f"{MEMBERS.get(master.kind, f'enslaved to {master.kind}')} {master.name}"
+        return Finding(
+            check=check, state="fail", found=found, cure=f"name {master.name} instead, which has the traffic"
+        )
+    told = TRIED.get(link.kind, f"a device of kind {link.kind}")
+    if link.kind == "bond":
+        members = sorted(other.name for other in others.values() if other.master == link.ifindex)
+        told += f", mode {link.bond_mode}, of {', '.join(members) or 'no members'}"
+        if not members:
+            return Finding(check=check, state="fail", found=told, cure=f"give {link.name} members")
+    elif link.kind == "vlan":
+        lower = others.get(link.lower or 0)
+        told += (
+            f" {link.vlan}"
+            + (f" on {lower.name}" if lower else "")
+            + "; the kernel takes its tags off and puts them on"
+        )
+    if link.kind not in TRIED:
+        return Finding(
+            check=check, state="warn", found=told, cure="nobody has tried this kind; NICs, bonds and VLANs work"
+        )
+    queues = f", {link.queues} receive queues" if link.queues > 1 else ""
+    return Finding(check=check, state="ok", found=told + queues)
+
+
+def state(check: str, link: Link) -> Finding:
+    """Whether it can carry anything now."""
+    check = f"{check}: link"
+    if not link.up:
+        return Finding(check=check, state="fail", found="down", cure=f"ip link set {link.name} up")
+    if not link.carrier:
+        return Finding(check=check, state="warn", found="no carrier", cure="look at cable and switch")
+    return Finding(check=check, state="ok", found="up")
+
+
+def hooks(
+    check: str, link: Link, links: Mapping[str, Link], hook: str, features: Mapping[str, Mapping[str, bool]]
+) -> Iterator[Finding]:
+    """Whether the datapath may sit where it is configured to, and sees VLAN tags there."""
+    under = [link.name, *sorted(other.name for other in links.values() if other.master == link.ifindex)]
+    stripping = [name for name in under if features.get(name, {}).get(STRIPS_TAGS)]
+    told = f"on for {', '.join(stripping)}" if stripping else "off"
+    if hook == "tc":
+        yield Finding(check=f"{check}: hook", state="ok", found="tc")
+        yield Finding(check=f"{check}: rx-vlan-offload", state="ok", found=f"{told}; tc sees the tag either way")
+        return
+    why = ""
+    if link.kind in {"vlan", "bridge", "team"}:
+        why = f"{TRIED.get(link.kind, 'a team')} has no native XDP"
+    elif link.kind == "bond" and link.bond_mode not in XDP_BOND_MODES:
+        why = f"a bond in mode {link.bond_mode} takes no XDP"
+    cure = 'set uplink_hook = "tc"; it does the same'
+    if why:
+        yield Finding(check=f"{check}: hook", state="warn", found=f"XDP: {why}; the agent takes tc", cure=cure)
+        return
+    yield Finding(check=f"{check}: hook", state="ok", found="XDP, with tc behind it")
+    above = sorted(other.name for other in links.values() if other.kind == "vlan" and other.lower == link.ifindex)
+    if stripping:
+        off = "; ".join(f"ethtool -K {name} rxvlan off" for name in stripping)
+        carries = f"; it carries {', '.join(above)}" if above else ""
+        yield Finding(
+            check=f"{check}: rx-vlan-offload",
+            state="fail" if above else "warn",
+            found=f"{told}: XDP cannot see the tags that the NIC takes off{carries}",
+            cure=f"{off}; or {cure}",
+        )
+    else:
+        yield Finding(check=f"{check}: rx-vlan-offload", state="ok", found="off; XDP sees the tag in the frame")
+
+
+def room(check: str, link: Link, overhead: int, networks: list[Network]) -> Finding:
+    """Whether the networks' packets fit with their outer headers."""
+    largest = link.mtu - overhead
+    found = f"{link.mtu}, room for networks of {largest}"
+    short = sorted((network for network in networks if network.mtu > largest), key=lambda network: -network.mtu)
+    if short:
+        needed = short[0].mtu + overhead
+        cure = f"ip link set {link.name} mtu {needed} (here and in the fabric), or networks of mtu {largest}"
+        found = f"{link.mtu}, {needed} needed: {short[0].label()} has mtu {short[0].mtu}"
+        return Finding(check=f"{check}: mtu", state="fail", found=found, cure=cure)
+    return Finding(check=f"{check}: mtu", state="ok", found=found)
+
+
+def ip_versions(addresses: Iterable[str]) -> list[int]:
+    """Of tunnel endpoints."""
+    return sorted({ipaddress.ip_address(address).version for address in addresses})

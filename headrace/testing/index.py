@@ -1,0 +1,26 @@
+"""Indices without a kernel, for compilers under test."""
+
+from __future__ import annotations
+
+from headrace import abi
+
+
+class Counting:
+    """Gives each name the next index of its range (headrace.stages.Index)."""
+
+    def __init__(self) -> None:
+        self.ports: dict[str, int] = {}
+        self.endpoints: dict[str, int] = {}
+        self.vteps: dict[str, int] = {}
+
+    def port(self, port: str) -> int:
+        """Index of a local port."""
+        return self.ports.setdefault(port, len(self.ports) + 1)
+
+    def endpoint(self, name: str) -> int:
+        """Index of a remote port or VTEP."""
+        return self.endpoints.setdefault(name, len(self.endpoints) + abi.PORTS)
+
+    def vtep(self, address: str) -> int:
+        """Index of a VTEP."""
+        return self.vteps.setdefault(address, len(self.vteps) + 1)

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,8 @@ def main() -> None:
         "--set", action="append", default=[], metavar="SECTION.OPTION=VALUE", help="one more line of neutron.conf"
     )
     arguments = parser.parse_args()
+    # Neutron's and its libraries', at import: not for whoever runs the demo.
+    warnings.simplefilter("ignore")
     directory = arguments.dir.resolve()
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -43,6 +43,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     stored: int = 0
     refusal: str | None = None
 
+    def holds(self, revision: int | None) -> bool:
+        """Whether the controller has acknowledged this revision."""
+        return bool(self.stored) and self.revision == revision
+
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """What the leader knows by being it."""

@@ -145,6 +145,10 @@ class Pusher:
             await asyncio.to_thread(ledger.acknowledge, [entry], [])
             return
         self._check(answer.epoch)
+        if not answer.changed:
+            # The controller told nobody of this answer's revision: hosts would be waited for that never hear of it.
+            known = await asyncio.to_thread(ledger.entries, [each.key for each in found])
+            found = [each for each in found if not (each.key in known and known[each.key].holds(each.revision))]
         written, gone = outcome(found, answer)
         await asyncio.to_thread(ledger.acknowledge, written, gone)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,16 @@ import pytest
 from headrace.testing.wait import wait_until
 from tests.neutron.lab import SOON, Controller, Neutron, stack
 from tests.neutron.mirror import differences
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what openstacksdk and Neutron's own tests have to say about themselves."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            for warning in ("PendingDeprecationWarning", "pytest.PytestUnhandledThreadExceptionWarning"):
+                item.add_marker(pytest.mark.filterwarnings(f"ignore::{warning}"))
 
 
 @pytest.fixture(scope="session")

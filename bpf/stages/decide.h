@@ -145,6 +145,7 @@ static __always_inline void hr_move_reply(struct hr_walk *walk, struct hr_conn *
 	if (before == HR_WHERE_NONE || before == where)
 		return;
 	WRITE_ONCE(conn->key[1].where, where);
+	conn->flags &= ~HR_CONN_STATEFUL_TO; /* the one before tracked it; this one's rules say for themselves */
 	bpf_map_delete_elem(&hr_flows, &old);
 	hr_answer(walk);
 	hr_insert(conn, 1, &walk->answer);
@@ -165,8 +166,8 @@ static __always_inline int hr_redecide(struct hr_walk *walk)
 	walk->flow.conn = walk->conn;
 	walk->flow.conn_id = walk->conn_id;
 	if (!reply) {
-		conn->flags |= hr_tracking(walk);
 		hr_move_reply(walk, conn);
+		conn->flags |= hr_tracking(walk);
 	}
 	if (!walk->packet.fragment)
 		bpf_map_update_elem(&hr_flows, &walk->packet.key, &walk->flow, BPF_EXIST);

@@ -11,6 +11,9 @@ from headrace.stages.view import Prefix, Table, Tables, View, address_octets, ma
 
 UNSPECIFIED = (ipaddress.ip_network("0.0.0.0/32"), ipaddress.ip_network("::/128"))
 ANYWHERE = ipaddress.ip_network("::/0")
+MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+"""Where the tables have IPv4: no IPv6 prefix may reach into it."""
+NOT_ALLOWED = 0
 
 
 def compile_tables(view: View) -> Tables:
@@ -29,7 +32,7 @@ def compile_tables(view: View) -> Tables:
     return {"hr_sources": entries}
 
 
-def sources(port: Port) -> Iterator[tuple[str, Prefix, abi.Source]]:
+def sources(port: Port) -> Iterator[tuple[str, Prefix, int]]:
     """MAC, prefix and what the port may do from there; later ones override equal earlier ones.
 
     The unspecified addresses stand in for their MAC: the datapath asks for 0.0.0.0 to learn whether a MAC is allowed.
@@ -42,10 +45,14 @@ def sources(port: Port) -> Iterator[tuple[str, Prefix, abi.Source]]:
         yield port.mac, ANYWHERE, abi.Source.ADDRESS
     for address in port.addresses:
         yield port.mac, ipaddress.ip_network(address), abi.Source.ADDRESS
-    for pair in port.address_pairs:
-        prefix = ipaddress.ip_network(pair.address, strict=False)
-        if prefix not in UNSPECIFIED:
-            yield pair.mac or port.mac, prefix, abi.Source.ADDRESS
+    pairs = [(pair.mac or port.mac, ipaddress.ip_network(pair.address, strict=False)) for pair in port.address_pairs]
+    for mac, prefix in pairs:
+        if isinstance(prefix, ipaddress.IPv6Network) and prefix.supernet_of(MAPPED):
+            yield mac, MAPPED, NOT_ALLOWED
+    for mac, prefix in pairs:
+        mapped = isinstance(prefix, ipaddress.IPv6Network) and prefix.subnet_of(MAPPED)
+        if prefix not in UNSPECIFIED and not mapped:
+            yield mac, prefix, abi.Source.ADDRESS
 
 
 def link_local(mac: str) -> ipaddress.IPv6Address:

@@ -67,9 +67,11 @@ class Connection(msgspec.Struct, kw_only=True):
         """Whether the original sender's ("from") or receiver's ("to") side tracks it."""
         return self.tracks_from if role == "from" else self.tracks_to
 
-    def place(self, role: Side) -> Place:
-        """Where packets of the original sender or receiver enter."""
-        return self.original.where if role == "from" else self.receiver
+    def place(self, role: Side) -> Place | None:
+        """Where the key of the original sender or receiver enters; None if it has none."""
+        if role == "from":
+            return self.original.where
+        return self.reply.where if self.reply else None
 
     def advance(self, course: Course, flags: int | None) -> None:
         """Take the state on by a packet. ``flags``: TCP's, None of a later fragment or another protocol."""

@@ -1,0 +1,150 @@
+"""What a datapath remembers of packets - flows, connections, fragments - read and aged for tests."""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec.structs import replace
+
+from headrace import abi
+from headrace.abi import ConnFlag, State
+from headrace.datapath.bpf import Datapath
+from headrace.datapath.decision import Key, Place
+from headrace.stages import Tables
+from headrace.stages.compile import ORDER
+from headrace.stages.view import address_octets
+from headrace.testing.observation import key_of
+
+WITH_PACKETS = ("hr_flows", "hr_learnt", "hr_fragments")
+NS_PER_MS = 1_000_000
+
+
+class Memory:
+    """The tables that packets write. ``ports``: port id -> its index."""
+
+    def __init__(self, datapath: Datapath, ports: Mapping[str, int]) -> None:
+        self._datapath = datapath
+        self._ports = ports
+        self._aged: dict[int, tuple[int, int]] = {}
+
+    def clear(self) -> None:
+        """Forget everything; what is applied goes too."""
+        tables = self._datapath.maps
+        nothing: Tables = {name: {} for name in ORDER}
+        self._datapath.apply(nothing)
+        for name in WITH_PACKETS:
+            tables[name].delete_many(list(tables[name].keys()))
+        for cursor in (abi.Cursor.CURSOR_FRESH, abi.Cursor.CURSOR_SWEEP):
+            tables["hr_cursors"].update(abi.U32(value=cursor).pack(), bytes(8))
+        for name in ("hr_conns", "hr_conn_counts"):
+            rows = [(key, bytes(len(value))) for key, value in tables[name].items() if any(value)]
+            tables[name].update_many(rows)
+        while tables["hr_conn_free"].pop() is not None:
+            pass
+        self._aged.clear()
+
+    def connections(self) -> dict[int, abi.Conn]:
+        """Every live connection that has not expired, by index."""
+        return {index: conn for index, conn in self._datapath.connections() if conn.timeout}
+
+    def facts(self) -> dict[Key, dict[str, Any]]:
+        """Those connections in the oracle's words, by original key."""
+        kept = {}
+        for conn in self.connections().values():
+            flags = {flag: bool(conn.flags & flag) for flag in ConnFlag}
+            has_reply = conn.key[1].where != abi.WHERE_NONE
+            kept[self.key(conn.key[0])] = {
+                "state": State(conn.state),
+                "reply": self.key(conn.key[1]) if has_reply else None,
+                "tracks": (flags[ConnFlag.STATEFUL_FROM], flags[ConnFlag.STATEFUL_TO] and has_reply),
+                "fins": (flags[ConnFlag.FIN_ORIGINAL], flags[ConnFlag.FIN_REPLY]),
+                "adopted": flags[ConnFlag.ADOPTED],
+                "packets": [counter.packets for counter in conn.counter],
+                "octets": [counter.octets for counter in conn.counter],
+            }
+        return kept
+
+    def find(self, key: abi.FlowKey) -> tuple[abi.Conn, bool] | None:
+        """The live connection that a key belongs to, and whether in the reply direction."""
+        value = self._datapath.maps["hr_flows"].lookup(key.pack())
+        if value is None:
+            return None
+        flow = abi.Flow.unpack(value)
+        conn = self._datapath.connection(flow.conn)
+        if conn is None or conn.id != flow.conn_id:
+            return None
+        return conn, bool(flow.flags & abi.FlowFlag.REPLY)
+
+    def flow(self, key: Key) -> abi.Flow | None:
+        """The flow entry of a key."""
+        kind, name = key.where
+        packed = abi.FlowKey(
+            saddr=address_octets(key.source),
+            daddr=address_octets(key.destination),
+            sport=key.sport,
+            dport=key.dport,
+            where=self._ports[str(name)] if kind == "port" else abi.Where.VXLAN << abi.WHERE_SHIFT | int(name),
+            proto=key.protocol,
+        ).pack()
+        value = self._datapath.maps["hr_flows"].lookup(packed)
+        return None if value is None else abi.Flow.unpack(value)
+
+    def key(self, key: abi.FlowKey) -> Key:
+        """A flow key in the oracle's words."""
+        found = key_of(key, self.place(key.where))
+        assert found is not None, f"{key} is a key of nothing"
+        return found
+
+    def place(self, where: int) -> Place:
+        """Where a flow key enters, in the model's words."""
+        if where >> abi.WHERE_SHIFT == abi.Where.VXLAN:
+            return Place("vxlan", where & ((1 << abi.WHERE_SHIFT) - 1))
+        return Place("port", next((port for port, index in self._ports.items() if index == where), f"index {where}"))
+
+    def age(self, ms: int) -> None:
+        """Let time pass for connections and fragments.
+
+        The kernel's clock stands still for them: what would have expired is made to, at whatever uptime.
+        """
+        table = self._datapath.maps["hr_conns"]
+        for index, conn in self.connections().items():
+            touched = sum(counter.packets for counter in conn.counter)
+            known, silent = self._aged.get(conn.id, (touched, 0))
+            silent = ms if known != touched else silent + ms
+            self._aged[conn.id] = (touched, silent)
+            if silent > conn.timeout:
+                counter = tuple(replace(counter, seen=1) for counter in conn.counter)
+                table.update(abi.U32(value=index).pack(), replace(conn, timeout=0, counter=counter).pack())
+        fragments = self._datapath.maps["hr_fragments"]
+        for name, value in list(fragments.items()):
+            first = abi.Fragment.unpack(value)
+            older = replace(first, seen=(first.seen - ms * NS_PER_MS) % (1 << 64))
+            fragments.update(name, older.pack())
+
+    def inconsistencies(self) -> list[str]:
+        """What is wrong between the tables of flows, connections and quotas themselves."""
+        found = []
+        live = dict(self._datapath.connections())
+        flows = list(self._datapath.flows())
+        for key, flow in flows:
+            conn = live.get(flow.conn)
+            if conn is None or conn.id != flow.conn_id:
+                found.append(f"flow entry {key} belongs to no connection")
+            elif key != conn.key[bool(flow.flags & abi.FlowFlag.REPLY)]:
+                found.append(f"flow entry {key} is no key of its connection {conn.key}")
+            if flow.first != flow.last:
+                found.append(f"flow entry {key} is torn")
+        if len(flows) != sum(1 + (conn.key[1].where != abi.WHERE_NONE) for conn in live.values()):
+            found.append("a connection lacks a flow entry")
+        counts = b"".join(values for _, _, values in self._datapath.maps["hr_conn_counts"].chunks())
+        expected = Counter(conn.port for conn in live.values())
+        wanted = bytearray(len(counts))
+        for port, number in expected.items():
+            struct.pack_into("<q", wanted, port * 8, number)
+        if counts != wanted:
+            kept = {port: count for port, (count,) in enumerate(struct.iter_unpack("<q", counts)) if count}
+            found.append(f"ports count {kept} connections and have {dict(expected)}")
+        return found

@@ -1,0 +1,184 @@
+"""The real programs and the oracle side by side: each packet is asked of both, and every difference is an error.
+
+    twin = Twin(host, state, "h1")
+    twin.run(Arrival(port="a", frame=frame))          # first packet
+    assert twin.run(Arrival(port="a", frame=frame)).replayed
+
+Compared are reason, verdict, places, octets, rules, keys, every counter of the host, and all that it remembers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from msgspec.structs import replace
+
+from headrace.abi import Reason
+from headrace.datapath.connection import Connection, Connections
+from headrace.datapath.decision import Arrival, Decision, Output
+from headrace.datapath.oracle import decide
+from headrace.model import State as Desired
+from headrace.testing.host import PacketHost
+from headrace.testing.observation import Counts, Hook, Observed
+
+UNWALKED = {Reason.NO_PORT, Reason.OUTER_FRAGMENT, Reason.MALFORMED_TUNNEL}
+"""Where a packet ends before its walk begins, and no conclusion is left."""
+ADMITTING = {
+    Reason.MALFORMED_ARP,
+    Reason.MALFORMED_IPV4,
+    Reason.MALFORMED_IPV6,
+    Reason.MALFORMED_L4,
+    Reason.MULTICAST_SOURCE,
+    Reason.VLAN_TAGGED,
+    Reason.FRAGMENT_TINY,
+    Reason.TCP_INVALID,
+    Reason.PORT_DOWN,
+    Reason.TOO_BIG,
+}
+"""Reasons of admit, where the oracle does not weigh."""
+
+
+class Twin:
+    """One host, twice. ``decision``: the oracle's about the last packet."""
+
+    def __init__(self, host: PacketHost, state: Desired, name: str, *, quota: int = 0) -> None:
+        self.host = host
+        self.name = name
+        self.state = state
+        self.memory = Connections()
+        self.now = 0
+        self.replays = 0
+        self.decision = Decision(reason=Reason.NONE)
+        host.start(state, name, quota=quota)
+
+    def apply(self, state: Desired) -> None:
+        """Change desired state."""
+        self.state = state
+        self.host.apply(state)
+
+    def age(self, ms: int) -> None:
+        """Let time pass."""
+        self.now += ms
+        self.host.memory.age(ms)
+
+    def run(self, arrival: Arrival, hook: Hook = "tc") -> Observed:
+        """Ask both; raises AssertionError with the oracle's steps where they differ."""
+        self.decision = decide(self.state, self.name, self.memory, arrival, self.now)
+        observed = self.host.run(arrival, hook)
+        self.replays += observed.replayed
+        differences = list(self._differences(arrival, observed))
+        if differences:
+            raise AssertionError("\n".join([*differences, "The oracle:", *self._steps(), f"The programs: {observed}"]))
+        return observed
+
+    def twice(self, arrival: Arrival, hook: Hook = "tc") -> Observed:
+        """Run as first packet and again; what leaves must be the same. Answers what the second run showed."""
+        first = self.run(arrival)
+        second = self.run(arrival, hook)
+        for part in ("reason", "outputs", "refused", "passed", "rule_from", "rule_to", "outer"):
+            was, now = getattr(first, part), getattr(second, part)
+            assert was == now, f"{part}: first {was}, then {now}"
+        return second
+
+    def _steps(self) -> list[str]:
+        return [f"  {step.stage}: {step.text}" for step in self.decision.steps]
+
+    def _differences(self, arrival: Arrival, observed: Observed) -> list[str]:
+        decision = self.decision
+        checks: dict[str, tuple[Any, Any]] = {
+            "reason": (decision.reason, observed.reason),
+            "passed": (decision.passed, observed.passed),
+            "outputs": (places(decision.outputs), places(observed.outputs)),
+            "refused": (
+                sorted((refusal.port, refusal.reason) for refusal in decision.refused),
+                sorted((refusal.port, refusal.reason) for refusal in observed.refused),
+            ),
+            "concluded": (not decision.passed and decision.reason not in UNWALKED, observed.concluded),
+            "connection": (decision.connection, observed.connection),
+            "counters": (shown(self._expected_counts(arrival, observed)), shown(observed.counts)),
+            "remembered": (self._remembered(), self.host.memory.facts()),
+        }
+        if decision.key is not None and observed.concluded:
+            checks["key"] = (decision.key, observed.key)
+        found: list[str] = [
+            f"{what}: the oracle says {differing(expected, found)}, the programs {differing(found, expected)}"
+            for what, (expected, found) in checks.items()
+            if expected != found
+        ]
+        if observed.concluded and decision.reason == Reason.NONE:
+            found += differing_rule("from", decision.rule_from, decision.allowed_from, observed.rule_from)
+            found += differing_rule("to", decision.rule_to, decision.allowed_to, observed.rule_to)
+        return found + self.host.memory.inconsistencies()
+
+    def _expected_counts(self, arrival: Arrival, observed: Observed) -> Counts:
+        """The value of every counter, from the decision alone."""
+        decision = self.decision
+        here = arrival.port or ""
+        known = self.name == getattr(self.state.ports.get(here), "host", None)
+        weight = Counter({"packets": decision.packets, "octets": decision.octets})
+        counts = Counts()
+
+        def add(port: str, which: str) -> None:
+            counts.traffic.update({(port, which, unit): number for unit, number in weight.items()})
+
+        if decision.passed:
+            return counts
+        if decision.reason != Reason.NONE:
+            counts.reasons[here if known else "", decision.reason] += 1
+        for refusal in decision.refused:
+            counts.reasons[refusal.port, refusal.reason] += 1
+        if decision.reason not in UNWALKED and not observed.replayed:
+            add(here, "walked")
+            if arrival.gso_size and decision.reason in ADMITTING:  # what is malformed is weighed as far as it was read
+                return replace(counts, traffic=observed.counts.traffic)
+        if here and decision.reason in {Reason.NONE, Reason.FLOODED}:
+            add(here, "from_port")
+        if decision.reason != Reason.ANSWERED:
+            for output in decision.outputs:
+                if output.port is not None:
+                    add(output.port, "to_port")
+        return counts
+
+    def _remembered(self) -> dict[Any, Any]:
+        """The oracle's connections that have not expired."""
+        unique = {id(connection): connection for connection in self.memory.flows.values()}
+        alive = [one for one in unique.values() if self.now - one.seen <= one.timeout]
+        return {connection.original: facts(connection) for connection in alive}
+
+
+def places(outputs: tuple[Output, ...]) -> list[tuple[str, str, int, int, str]]:
+    """Outputs in an order, without rules."""
+    return sorted((one.port or "", one.vtep or "", one.vni or 0, one.tos, one.frame.hex()) for one in outputs)
+
+
+def shown(counts: Counts) -> dict[Any, int]:
+    """Counters that are not zero, by readable names."""
+    names: dict[Any, int] = {(port, reason.name): number for (port, reason), number in counts.reasons.items() if number}
+    return names | {what: number for what, number in counts.traffic.items() if number}
+
+
+def differing(value: Any, other: Any) -> Any:
+    """Of mappings only the items that the other has not."""
+    if isinstance(value, dict) and isinstance(other, dict):
+        return {key: item for key, item in value.items() if key not in other or other[key] != item}
+    return value
+
+
+def facts(connection: Connection) -> dict[str, Any]:
+    return {
+        "state": connection.state,
+        "reply": connection.reply,
+        "tracks": (connection.tracks_from, connection.tracks_to and connection.reply is not None),
+        "fins": (connection.fin_original, connection.fin_reply),
+        "adopted": connection.adopted,
+        "packets": connection.packets,
+        "octets": connection.octets,
+    }
+
+
+def differing_rule(side: str, rule: str, allowed: tuple[str, ...], observed: str) -> list[str]:
+    """Several rules may allow a packet; the datapath names one of them."""
+    if observed in (allowed or (rule,)):
+        return []
+    return [f"rule, {side} side: the oracle says {allowed or rule}, the programs {observed}"]

@@ -89,7 +89,7 @@ static __always_inline int hr_carry_out(struct __sk_buff *skb, const struct hr_p
 		if (copy.state != HR_ADJACENCY_RESOLVED || READ_ONCE(adjacency->state) != HR_ADJACENCY_RESOLVED)
 			return -1;
 		hash = replay->flow.hash;
-		reason = hr_vxlan_push(skb, &copy, packet, replay->flow.vni, hash);
+		reason = hr_vxlan_push(skb, &copy, packet, replay->flow.vni, hash, true);
 		if (reason)
 			return hr_drop_at(replay->flow.from_index, reason);
 		hr_conclude(HR_REASON_NONE, TC_ACT_REDIRECT, copy.ifindex, &packet->key, NULL);

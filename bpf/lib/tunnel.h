@@ -22,10 +22,12 @@ static __always_inline bool hr_adjacency_is_v4(const struct hr_adjacency *adjace
 /* Room for `room` octets of outer headers in front of the frame.
  *
  * The ENCAP flags mark a super-packet for the NIC's tunnel segmentation. They want an IP packet, and one that has no such
- * marks yet: of those that have (a workload's own tunnel), only single packets can be pushed. `whole`: a veth hands the skb itself
- * to the other host, where nothing can take the marks off again (no helper does, up to Linux 6.18), so none are put on.
+ * marks yet: of those that have (a workload's own tunnel), only single packets can be pushed. `whole`: a veth hands the
+ * skb itself to the other host, where nothing can take the marks off again (no helper does, up to Linux 6.18), so none
+ * are put on. `routed`: the next hop is known; else the kernel will route the packet by its network header, which only the
+ * ENCAP flags move to the outer one.
  */
-static __always_inline int hr_push(struct __sk_buff *skb, bool ip, bool whole, __u32 room, __u64 flags)
+static __always_inline int hr_push(struct __sk_buff *skb, bool ip, bool whole, bool routed, __u32 room, __u64 flags)
 {
 	__u8 inner[ETH_HLEN];
 	long error;
@@ -42,11 +44,13 @@ static __always_inline int hr_push(struct __sk_buff *skb, bool ip, bool whole, _
 		if (skb->gso_size)
 			return HR_REASON_NESTED_SUPERPACKET;
 	}
+	if (!routed)
+		return HR_REASON_NO_NEIGHBOUR;
 	return bpf_skb_change_head(skb, room, 0) ? HR_REASON_INTERNAL : HR_REASON_NONE;
 }
 
 static __always_inline int hr_vxlan_write(struct __sk_buff *skb, const struct hr_adjacency *adjacency, __u32 vni,
-					   __u32 hash, __u8 tos)
+					  __u32 hash, __u8 tos)
 {
 	if (hr_adjacency_is_v4(adjacency)) {
 		struct hr_vxlan4 outer;
@@ -65,16 +69,16 @@ static __always_inline int hr_vxlan_write(struct __sk_buff *skb, const struct hr
 
 /* Returns why not, or HR_REASON_NONE. */
 static __always_inline int hr_vxlan_push(struct __sk_buff *skb, const struct hr_adjacency *adjacency,
-					 const struct hr_packet *packet, __u32 vni, __u32 hash)
+					 const struct hr_packet *packet, __u32 vni, __u32 hash, bool routed)
 {
 	bool ip = packet->kind == HR_KIND_IPV4 || packet->kind == HR_KIND_IPV6;
 	bool whole = adjacency->flags & HR_ADJACENCY_WHOLE;
 	int reason;
 
 	if (hr_adjacency_is_v4(adjacency))
-		reason = hr_push(skb, ip, whole, HR_VXLAN4_LENGTH, HR_ENCAP4);
+		reason = hr_push(skb, ip, whole, routed, HR_VXLAN4_LENGTH, HR_ENCAP4);
 	else
-		reason = hr_push(skb, ip, whole, HR_VXLAN6_LENGTH, HR_ENCAP6);
+		reason = hr_push(skb, ip, whole, routed, HR_VXLAN6_LENGTH, HR_ENCAP6);
 	return reason ?: hr_vxlan_write(skb, adjacency, vni, hash, hr_outer_tos(packet));
 }
 

@@ -292,7 +292,7 @@ static __always_inline int hr_send_tunnel(struct __sk_buff *skb, struct hr_walk 
 	__u32 vni = walk->segment & ((1U << HR_WHERE_SHIFT) - 1), ifindex = walk->adjacency.ifindex;
 	int reason;
 
-	reason = hr_vxlan_push(skb, &walk->adjacency, &walk->packet, vni, walk->hash);
+	reason = hr_vxlan_push(skb, &walk->adjacency, &walk->packet, vni, walk->hash, walk->hop == HR_REASON_NONE);
 	if (reason)
 		return hr_drop(walk, reason);
 	hr_conclude(HR_REASON_NONE, TC_ACT_REDIRECT, ifindex, &walk->packet.key, &walk->rule);

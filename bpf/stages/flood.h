@@ -70,7 +70,7 @@ static long hr_flood_vtep(__u32 slot, struct hr_flooding *flooding)
 	if (flooding->pushed)
 		hop = hr_vxlan_write(flooding->skb, adjacency, vni, flooding->hash, hr_outer_tos(&walk->packet));
 	else
-		hop = hr_vxlan_push(flooding->skb, adjacency, &walk->packet, vni, flooding->hash);
+		hop = hr_vxlan_push(flooding->skb, adjacency, &walk->packet, vni, flooding->hash, true);
 	if (hop) {
 		hr_count_reason(walk->from_port, hop);
 		return 1;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -15,13 +16,18 @@ from headrace.model import Object, Record, State, decode
 log = logging.getLogger(__name__)
 
 
-class Desired(msgspec.Struct, frozen=True, kw_only=True):
-    """Desired state as of a revision of a controller's epoch. ``stored``: port id -> the revision it came with."""
+class Desired(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """Desired state as of a revision of a controller's epoch, and the records it came in."""
 
     state: State
     epoch: str = ""
     revision: int = 0
-    stored: dict[str, int] = msgspec.field(default_factory=dict)
+    records: tuple[Record, ...] = ()
+
+    @cached_property
+    def stored(self) -> dict[str, int]:
+        """Port id -> the revision it came with."""
+        return {record.id: record.stored for record in self.records if record.type == "port"}
 
 
 class Mirror:
@@ -30,21 +36,24 @@ class Mirror:
     def __init__(self) -> None:
         self._records: dict[tuple[str, str], Record] = {}
         self._objects: dict[tuple[str, str], Object] = {}
+        self._told: Desired | None = None
 
     async def follow(self, client: Client, host: str) -> AsyncIterator[Desired]:
-        """Desired state of a host, each time a consistent one is complete. Ends by raising Unavailable."""
+        """Desired state of a host, each time a consistent one is complete. Ends by raising Unavailable.
+
+        A revision that changed nothing for the host comes with the same ``state`` object.
+        """
         last: tuple[str, int] | None = None
         async for event in client.watch(host):
             if event.kind == "reset":
                 self._records.clear()
                 self._objects.clear()
-                last = None
+                self._told = last = None
             elif event.record is not None:
                 self.learn(event.kind == "put", event.record)
                 last = None
             elif event.kind == "sync" and last != (event.epoch, event.revision):
-                if last is None:
-                    yield self.desired(event.epoch, event.revision)
+                yield self.desired(event.epoch, event.revision)
                 last = (event.epoch, event.revision)
 
     def learn(self, put: bool, record: Record) -> None:  # noqa: FBT001
@@ -52,6 +61,7 @@ class Mirror:
         key = record.type, record.id
         self._records.pop(key, None)
         self._objects.pop(key, None)
+        self._told = None
         if put:
             try:
                 self._objects[key] = decode(record.type, record.body)
@@ -61,34 +71,40 @@ class Mirror:
 
     def desired(self, epoch: str, revision: int) -> Desired:
         """What has been told, as one state."""
-        stored = {record.id: record.stored for record in self._records.values() if record.type == "port"}
-        return Desired(state=State.of(self._objects.values()), epoch=epoch, revision=revision, stored=stored)
-
-    def save(self, path: Path, epoch: str, revision: int) -> None:
-        """Keep what has been told; replaced as a whole."""
-        content = Saved(epoch=epoch, revision=revision, records=tuple(self._records.values()))
-        replace(path, msgspec.json.encode(content))
-
-    def restore(self, path: Path) -> Desired | None:
-        """What was kept, if anything readable."""
-        try:
-            saved = msgspec.json.decode(path.read_bytes(), type=Saved)
-        except FileNotFoundError:
-            return None
-        except (OSError, msgspec.MsgspecError) as error:
-            log.warning("desired state kept in %s cannot be read (%s); waiting for the controller", path, error)
-            return None
-        for record in saved.records:
-            self.learn(True, record)
-        return self.desired(saved.epoch, saved.revision)
+        if self._told is None:
+            records = tuple(self._records.values())
+            self._told = Desired(state=State.of(self._objects.values()), records=records)
+        self._told = msgspec.structs.replace(self._told, epoch=epoch, revision=revision)
+        return self._told
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True):
-    """The file that `Mirror.save` writes."""
+    """The file that `save` writes."""
 
     epoch: str
     revision: int
     records: tuple[Record, ...]
+
+
+def save(path: Path, desired: Desired) -> None:
+    """Keep desired state; replaced as a whole."""
+    content = Saved(epoch=desired.epoch, revision=desired.revision, records=desired.records)
+    replace(path, msgspec.json.encode(content))
+
+
+def restore(path: Path) -> Desired | None:
+    """What was kept, if anything readable."""
+    try:
+        saved = msgspec.json.decode(path.read_bytes(), type=Saved)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        log.warning("desired state kept in %s cannot be read (%s); waiting for the controller", path, error)
+        return None
+    mirror = Mirror()
+    for record in saved.records:
+        mirror.learn(True, record)  # noqa: FBT003
+    return mirror.desired(saved.epoch, saved.revision)
 
 
 def replace(path: Path, content: bytes) -> None:

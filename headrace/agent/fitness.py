@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from headrace.agent.config import AgentConfig
-from headrace.agent.desired import Mirror
+from headrace.agent.desired import restore
 from headrace.agent.guard import ruleset
 from headrace.agent.underlay import own_vteps
 from headrace.agent.uplink import Finding, ip_versions, judge
@@ -190,6 +190,6 @@ def known_networks(config: AgentConfig) -> list[Network]:
     with contextlib.suppress(OSError, HeadraceError):
         if config.state:
             state = State.of(document.read(Path(config.state).read_bytes(), config.state))
-        elif desired := Mirror().restore(Path(config.cache) / "desired.json"):
+        elif desired := restore(Path(config.cache) / "desired.json"):
             state = desired.state
     return list(state.networks.values()) if state else []

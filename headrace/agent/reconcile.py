@@ -91,7 +91,8 @@ class Reconciler:
             self._datapath.detach(name)
             self._attached.pop(name, None)
             self._refused.pop(name, None)
-        self._datapath.retire_loads()
+        if not self._refused:  # else a device may still run an earlier load
+            self._datapath.retire_loads()
 
     def _attach_one(self, name: str, ifindex: int, hook: str, link: Link) -> None:
         kind, _, place = hook.rpartition(" ")

@@ -9,9 +9,11 @@ import os
 import signal
 from pathlib import Path
 
+import msgspec
+
 from headrace.agent import guard
 from headrace.agent.config import AgentConfig
-from headrace.agent.desired import Desired, Mirror
+from headrace.agent.desired import Desired, Mirror, restore, save
 from headrace.agent.reconcile import Reconciler
 from headrace.controller.client import Client
 from headrace.controller.identity import Files
@@ -41,9 +43,9 @@ class Agent:
     def __init__(self, config: AgentConfig, reconciler: Reconciler) -> None:
         self._config = config
         self._reconciler = reconciler
-        self._mirror = Mirror()
         self._desired: Desired | None = None
         self._status: HostStatus = reconciler.status()
+        self._applied: State | None = None
         self._changed = asyncio.Event()
         self._report = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -66,13 +68,18 @@ class Agent:
                 continue
             desired = self._desired
             self._status = await asyncio.to_thread(self._reconciler.reconcile, desired)
+            self._applied = desired.state
             self._report.set()
             if self._config.controller:
                 await asyncio.to_thread(self._keep, desired)
 
     def _keep(self, desired: Desired) -> None:
-        with contextlib.suppress(OSError):
-            self._mirror.save(self._cache, desired.epoch, desired.revision)
+        try:
+            save(self._cache, desired)
+        except OSError as error:
+            log.warning(
+                "desired state cannot be kept (%s): a start without the controller will find an older one", error
+            )
 
     @property
     def _cache(self) -> Path:
@@ -102,7 +109,7 @@ class Agent:
         return facts.st_mtime_ns, facts.st_size
 
     async def _with_controller(self) -> None:
-        self._desired = self._mirror.restore(self._cache)
+        self._desired = restore(self._cache)
         if self._desired:
             log.info("starting from desired state kept at revision=%d", self._desired.revision)
             self._changed.set()
@@ -111,7 +118,7 @@ class Agent:
         while True:
             try:
                 async with Client(self._config.controller, tls=files) as client:
-                    await client.put_status(self._status)
+                    await client.put_status(self._word())
                     log.info("controller=%s reached", self._config.controller)
                     pause = RETRY[0]
                     async with asyncio.TaskGroup() as group:
@@ -125,13 +132,21 @@ class Agent:
     async def _follow(self, client: Client) -> None:
         mirror = Mirror()
         async for desired in mirror.follow(client, self._config.host):
-            self._mirror, self._desired = mirror, desired
-            self._changed.set()
+            news = self._desired is None or desired.state is not self._desired.state
+            self._desired = desired
+            (self._changed if news else self._report).set()
+
+    def _word(self) -> HostStatus:
+        """The last status; a revision that brought nothing for this host counts as applied."""
+        desired = self._desired
+        if desired is None or desired.state is not self._applied:
+            return self._status
+        return msgspec.structs.replace(self._status, epoch=desired.epoch, applied=desired.revision)
 
     async def _say(self, client: Client) -> None:
         while True:
             self._report.clear()
-            await client.put_status(self._status)
+            await client.put_status(self._word())
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._report.wait(), HEARTBEAT)
 

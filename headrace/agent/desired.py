@@ -103,7 +103,7 @@ def restore(path: Path) -> Desired | None:
         return None
     mirror = Mirror()
     for record in saved.records:
-        mirror.learn(True, record)  # noqa: FBT003
+        mirror.learn(True, record)
     return mirror.desired(saved.epoch, saved.revision)
 
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from headrace.controller.api import HEARTBEAT
 from headrace.controller.config import ControllerConfig
 from headrace.controller.identity import Authority
 from headrace.controller.serve import running
@@ -21,15 +22,15 @@ STARTED = "headrace controller: serving "
 
 
 @contextlib.contextmanager
-def controller_thread(config: ControllerConfig) -> Iterator[str]:
-    """Serve from a thread; yields the URL. For synchronous tests, such as the command line's."""
+def controller_thread(config: ControllerConfig, *, heartbeat: float = HEARTBEAT) -> Iterator[str]:
+    """Serve from a thread, in the caller's network namespace; yields the URL. For synchronous tests."""
     answers: queue.SimpleQueue[str | BaseException] = queue.SimpleQueue()
     stop: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     async def serve() -> None:
         end = asyncio.Event()
         stop.append((asyncio.get_running_loop(), end))
-        async with running(config) as controller:
+        async with running(config, heartbeat=heartbeat) as controller:
             answers.put(controller.url)
             await end.wait()
 

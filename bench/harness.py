@@ -57,7 +57,7 @@ class Plan:
         """Seconds, from what a measurement and a setting up cost besides."""
         cells = [(self.names(dimension, point), point) for _, _, group in self.groups() for dimension, point in group]
         measuring = sum(len(names) * self.rounds * (self.seconds + 0.6) for names, _ in cells)
-        warming = sum(60.0 for _, point in cells if point.parameters.get("flows", 0) == 1 << 20)
+        warming = sum(150.0 for _, point in cells if point.parameters.get("flows") == 1 << 20)
         standing = {(point.rules, point.kind, name) for names, point in cells for name in names}
         return measuring + warming + 2.5 * len(standing)
 
@@ -127,7 +127,9 @@ class Bench:
                     try:
                         with awake(stands[name]):
                             taken = dimension.measure(stands[name], point, self.plan.seconds, spinner)
-                        values[name].append({key: value * dimension.scale for key, value in taken.items()})
+                        values[name].append(
+                            {key: float(f"{value * dimension.scale:.6g}") for key, value in taken.items()}
+                        )
                     except Exception as error:  # noqa: BLE001 - as above
                         reasons[name] = reason(error)
                         values[name].append(None)

@@ -30,7 +30,7 @@ class Ratio(msgspec.Struct, frozen=True, kw_only=True):
     inside_spread: bool
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a table and one item of a results file. ``reason``: why there is no value."""
 
     contender: str

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench.build import program
-from bench.process import Daemon, SetupError, run
+from bench.process import CommandError, Daemon, SetupError, run
 
 if TYPE_CHECKING:
     from bench.contender import Contender
@@ -102,6 +102,8 @@ def blast(
         told = _told(run(*argv, timeout=warm + seconds + 30))
     stand.next_flow = told["next"] % (1 << 29)
     coverage = told["covered"] / flows if cover else 1.0
+    if not told["arrived"] or not coverage:
+        raise CommandError(f"{contender.name}: of {told['sent']} packets {told['arrived']} arrived, none was answered")
     if cover:  # if need be incomplete: another try would take as long
         stand.warm_flows[family] = flows
         stand.warm_until = time.monotonic() + contender.idle_timeout / 2

@@ -1,0 +1,171 @@
+"""The bench's arithmetic, rules and packets; what needs a kernel is tried by running it."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+
+from bench.cpu import ProgramCost, Spinner, program_costs
+from bench.dimension import DIMENSIONS, HEADRACE, quick_dimensions
+from bench.harness import Plan
+from bench.linux import ruleset
+from bench.ovs import flows, match
+from bench.report import _number
+from bench.rules import OVERLAY_V4, Rule, make_rules
+from bench.statistic import ratio, summarise
+from bench.traffic import checksum, make_packet
+from bench.wiring import Wiring
+
+
+def test_ratio_is_the_median_of_the_rounds_own_ratios() -> None:
+    # The machine slowed down threefold after round 1; the ratio of each round is untouched by it.
+    found = ratio([300.0, 100.0, 110.0], [100.0, 50.0, 50.0])
+    assert found is not None
+    assert (found.ratio, found.min, found.max) == (2.2, 2.0, 3.0)
+    assert not found.inside_spread
+
+
+@pytest.mark.parametrize(
+    ("mine", "other", "inside"),
+    [
+        ([1.1, 1.2, 1.3], [1.0, 1.0, 1.0], False),
+        ([0.7, 0.8, 0.9], [1.0, 1.0, 1.0], False),
+        ([0.9, 1.2, 1.3], [1.0, 1.0, 1.0], True),
+        ([1.0, 1.2, 1.3], [1.0, 1.0, 1.0], True),  # a draw in one round is no victory in all
+        ([5.0], [1.0], True),  # one round has no spread to be outside of
+    ],
+)
+def test_inside_the_spread(mine: list[float | None], other: list[float | None], inside: bool) -> None:  # noqa: FBT001
+    found = ratio(mine, other)
+    assert found is not None
+    assert found.inside_spread is inside
+
+
+def test_ratio_leaves_out_rounds_that_failed_or_divide_by_nothing() -> None:
+    found = ratio([None, 4.0, 6.0, 9.0], [1.0, 2.0, None, 0.0])
+    assert found is not None
+    assert (found.ratio, found.min, found.max) == (2.0, 2.0, 2.0)
+    assert ratio([1.0], [None]) is None
+    assert ratio([1.0], [0.0]) is None
+
+
+def test_summary_names_everybody_and_compares_with_those_asked_for() -> None:
+    rows = summarise(
+        {"us": [3.0, 1.0, 2.0], "linux": [1.0, 1.0, 1.0], "bare": [4.0, 4.0, 4.0], "ovs": [None, None, None]},
+        parameters={"rules": 100},
+        unit="Mpps",
+        against=("bare", "linux", "ovs"),
+        reasons={"ovs": "not installed", "us": "one round failed"},
+    )
+    us, linux, _, ovs = rows
+    assert (us.min, us.median, us.max) == (1.0, 2.0, 3.0)
+    assert {name: each.ratio for name, each in us.ratios.items()} == {"bare": 0.5, "linux": 2.0}
+    assert us.reason == ""  # it has values
+    assert set(linux.ratios) == {"bare"}  # not to itself
+    assert (ovs.median, ovs.ratios, ovs.reason) == (None, {}, "not installed")
+    written = json.loads(msgspec.json.encode(rows))
+    assert {"contender", "parameters", "unit", "min", "median", "max", "ratios"} <= written[0].keys()
+
+
+def test_rules_end_with_the_one_that_allows() -> None:
+    for count in (1, 100, 1000):
+        rules = [rule for rule in make_rules(count) if rule.family == 4]
+        assert len(rules) == count
+        assert rules[-1] == Rule(family=4, remote=OVERLAY_V4)
+        assert all(rule.remote.startswith("198.18.") for rule in rules[:-1])
+    assert len({(rule.remote, rule.protocol, rule.port) for rule in make_rules(10_000)}) == 10_001
+
+
+def test_nftables_judges_established_first_and_rules_in_order() -> None:
+    text = ruleset(Wiring().a, make_rules(3))
+    forward = text[text.index("chain forward") :]
+    assert forward.index("established") < forward.index("from_port")
+    chain = text[text.index("chain from_port") : text.index("chain to_port")].splitlines()[1:]
+    assert chain[0].strip() == "ip daddr 198.18.0.0/32 tcp dport 1024 accept"
+    assert [line.strip() for line in chain[2:5]] == [
+        "ip daddr 10.77.0.0/24 accept",
+        "ip6 daddr fd77::/64 accept",
+        "drop",
+    ]
+
+
+def test_openflow_says_the_same() -> None:
+    assert match(Rule(family=4, remote="198.18.0.1/32", protocol="udp", port=1025), "src") == (
+        "udp,nw_src=198.18.0.1/32,tp_dst=1025"
+    )
+    assert match(Rule(family=6, remote="fd77::/64"), "dst") == "ipv6,ipv6_dst=fd77::/64"
+    table = flows(Wiring().b, make_rules(5))
+    for number in (10, 20):
+        new = [flow for flow in table if flow.startswith(f"table={number},") and "+new" in flow]
+        assert len(new) == 6
+        assert all("ct(commit" in flow for flow in new)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_packet_is_64_octets_and_right(family: int) -> None:
+    wiring = Wiring()
+    sender, receiver = wiring.a.workload, wiring.b.workload
+    octets, l4_offset = make_packet(sender, receiver, 4 if family == 4 else 6)
+    assert len(octets) == 64
+    frame = Ether(octets)
+    assert (frame.src, frame.dst) == (sender.mac, receiver.mac)
+    assert octets[l4_offset:][:4] == bytes(4)  # both ports are the load's to choose
+    network = frame[IP] if family == 4 else frame[IPv6]
+    assert (network.src, network.dst) == ((sender.ipv4, receiver.ipv4) if family == 4 else (sender.ipv6, receiver.ipv6))
+    given = network.chksum if family == 4 else frame[UDP].chksum
+    again = network.copy()
+    del (again if family == 4 else again[UDP]).chksum
+    made = type(network)(bytes(again))
+    assert (made.chksum if family == 4 else made[UDP].chksum) == given
+
+
+def test_checksum_of_rfc_1071() -> None:
+    assert checksum(bytes.fromhex("0001f203f4f5f6f7")) == 0x220D  # section 3's sum is ddf2
+
+
+def test_program_costs_are_differences_summed_by_name() -> None:
+    def cost(name: str, runs: int, nanoseconds: int) -> ProgramCost:
+        return ProgramCost(name=name, runs=runs, nanoseconds=nanoseconds)
+
+    before = {1: cost("replay", 10, 1000), 2: cost("idle", 5, 50)}
+    after = {1: cost("replay", 30, 3000), 2: cost("idle", 5, 50), 3: cost("replay", 20, 1000)}
+    assert program_costs(before, after) == [cost("replay", 40, 3000)]
+
+
+def test_spinner_loss_is_use() -> None:
+    spinner = Spinner()
+    spinner.rates = [1000.0, 2000.0]
+    # Core 0 lost half of two seconds, core 1 nothing (and a bit more than calibrated, which is not negative use).
+    assert spinner.used([1000, 4100], 2.0) == pytest.approx(1.0)
+
+
+def test_every_cell_is_measured_once_and_setups_are_shared() -> None:
+    plan = Plan(dimensions=DIMENSIONS, contenders=None, rounds=7, seconds=1.0, minutes=40)
+    groups = plan.groups()
+    assert len({(rules, kind) for rules, kind, _ in groups}) == len(groups)
+    cells = [(dimension.name, str(point.labels())) for _, _, group in groups for dimension, point in group]
+    assert sorted(cells) == sorted((each.name, str(point.labels())) for each in DIMENSIONS for point in each.points)
+    assert all(point.rules == rules and point.kind == kind for rules, kind, group in groups for _, point in group)
+    assert plan.estimate() < 40 * 60
+
+
+def test_quick_is_the_headlines_for_four() -> None:
+    quick = quick_dimensions()
+    assert [each.name for each in quick] == ["packet-rate", "tcp-bulk", "latency", "connection-rate"]
+    for each in quick:
+        assert len(each.points) == 1
+        assert each.points[0].rules == 100
+        assert each.contenders == (*HEADRACE, "linux", each.limit)
+    plan = Plan(dimensions=quick, contenders=None, rounds=3, seconds=1.0, minutes=40)
+    assert plan.estimate() < 120
+
+
+def test_numbers_are_short() -> None:
+    assert [_number(value) for value in (None, 0.0123, 0.5, 1.234, 12.34, 123.4, 12345.6)] == [
+        "-", "0.012", "0.500", "1.23", "12.3", "123", "12346",
+    ]  # fmt: skip

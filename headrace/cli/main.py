@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "network": ("headrace.cli.network:network", "Networks: list, show, delete."),
     "port": ("headrace.cli.port:port", "Ports: list, show, delete."),
     "reason": ("headrace.cli.reason:reason", "Why packets were dropped on this host: list, show."),
+    "trace": ("headrace.cli.trace:trace", "Follow a packet over all hosts, from desired state alone."),
 }
 """Every sub-command: where it is, and what ``--help`` says of it without importing it."""
 

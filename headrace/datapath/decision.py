@@ -102,8 +102,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
     Several rules may allow a packet: ``rule_from`` and ``rule_to`` are the first in the order of the port's groups;
     ``allowed_from`` and ``allowed_to`` are all of them. ``passed``: not ours, the host's kernel has it untouched.
-    ``connection``: the state it is in afterwards. ``packets`` and ``octets``: how the frame counts (pipeline.md,
-    "account").
+    ``connection``: the state it is in afterwards. ``denied_by``: the port on whose side acl dropped it.
+    ``packets`` and ``octets``: how the frame counts (pipeline.md, "account").
     """
 
     reason: Reason
@@ -114,6 +114,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     rule_to: str = RULE_NONE
     allowed_from: tuple[str, ...] = ()
     allowed_to: tuple[str, ...] = ()
+    denied_by: str | None = None
     key: Key | None = None
     course: Course | None = None
     connection: State | None = None

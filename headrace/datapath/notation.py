@@ -33,6 +33,7 @@ EXAMPLES = (
 )
 
 ENDPOINT = re.compile(r"^(?:\[(?P<v6>[^\]]+)\]|(?P<v4>[^:]+)|(?P<bare>.*:.*:.*))(?::(?P<port>\d+))?$")
+MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +67,7 @@ def read(text: str) -> Line:
             return read_arp(rest)
         if kind == "ns":
             expect(rest[1] == "from", "ns TARGET from SOURCE")
-            return Line(kind="ns", source=address(rest[2]), destination=address(rest[0]))
+            return Line(kind="ns", source=address(rest[2], 6), destination=address(rest[0], 6))
     except IndexError:
         raise InvalidInput(f"packet {text!r} ends too early; for example: {EXAMPLES}") from None
     except ValueError as error:
@@ -125,10 +126,11 @@ def read_icmp(rest: list[str]) -> Line:
 def read_arp(rest: list[str]) -> Line:
     if rest[0] == "who-has":
         expect(rest[2] == "tell", "arp who-has TARGET tell SENDER")
-        return Line(kind="arp", source=address(rest[3]), destination=address(rest[1]))
+        return Line(kind="arp", source=address(rest[3], 4), destination=address(rest[1], 4))
     expect(rest[1] == "is-at", "arp who-has TARGET tell SENDER, or arp SENDER is-at MAC")
-    target = address(rest[4]) if rest[3:4] == ["to"] else address(rest[0])
-    return Line(kind="arp", source=address(rest[0]), destination=target, mac=rest[2].lower())
+    expect(MAC.fullmatch(rest[2].lower()), f"a MAC after is-at, not {rest[2]!r}")
+    target = address(rest[4 if rest[3:4] == ["to"] else 0], 4)
+    return Line(kind="arp", source=address(rest[0], 4), destination=target, mac=rest[2].lower())
 
 
 def build(line: Line, *, source: str, destination: str) -> bytes:
@@ -214,8 +216,10 @@ def pair(words: list[str]) -> tuple[IpAddress, IpAddress]:
     return source, destination
 
 
-def address(word: str) -> IpAddress:
-    return ipaddress.ip_address(word)
+def address(word: str, family: int | None = None) -> IpAddress:
+    found = ipaddress.ip_address(word)
+    expect(family in {None, found.version}, f"an IPv{family} address, not {word}")
+    return found
 
 
 def bounded(word: str, most: int) -> int:

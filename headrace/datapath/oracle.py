@@ -52,6 +52,7 @@ class Walk:
         self.steps: list[Step] = []
         self.bond = Bond()
         self.stage = "admit"
+        self.judging: str | None = None
         self.verdicts: dict[Side, Verdict] = {}
         self.packets = 1
         self.octets = 0
@@ -123,7 +124,9 @@ class Walk:
         """Judge one side, if its port is here."""
         verdict = REMOTE
         if end.port is not None:
+            self.judging = end.port.id
             verdict = judge(self.view, entry, self.bond, end.port, side, end.place)
+            self.judging = None
         self.verdicts[side] = verdict
         self.note(verdict.text, verdict.rule)
         return verdict
@@ -141,6 +144,7 @@ class Walk:
                 assert receiver.port is not None
                 self.note(f"not to {receiver.port.label()}, {dropped.reason.name}: {dropped.text}")
                 refused.append(Refusal(port=receiver.port.id, reason=dropped.reason))
+                self.judging = None
         self.verdicts.pop("to", None)
         return self.conclude(Reason.FLOODED, outputs=outputs, refused=refused)
 
@@ -183,6 +187,7 @@ class Walk:
             rule_to=receiver.rule,
             allowed_from=sender.allowed,
             allowed_to=receiver.allowed,
+            denied_by=self.judging,
             key=self.bond.key,
             course=self.bond.course,
             connection=connection.state if connection else None,

@@ -1,0 +1,169 @@
+"""``headrace trace``: what would happen to a packet, stage by stage, from desired state alone. Needs no root."""
+
+from __future__ import annotations
+
+import sys
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from headrace.cli.output import output_option, show_json
+from headrace.cli.reach import Reach, reaching
+
+if TYPE_CHECKING:
+    from headrace.controller.client import Client
+    from headrace.datapath.journey import Hop, Journey
+    from headrace.model import State
+
+DROPPED = 2
+"""Exit status of a packet that nobody gets."""
+
+
+@click.command()
+@click.argument("packet", required=False, nargs=-1)
+@click.option("--port", "name", required=True, help="The port that sends it: id, name, or how its id begins.")
+@click.option("--hex", "octets", metavar="FRAME", help="The whole Ethernet frame instead of PACKET.")
+@click.option("--from-mac", help="Source MAC.  [default: the port's]")
+@click.option("--to-mac", help="Destination MAC.  [default: as a workload would find it]")
+@click.option("--gso-size", type=click.IntRange(0, 65535), default=0, help="Octets a segment, if it is a super-packet.")
+@click.option("--state", "file", type=click.File("rb"), help="Desired state from YAML, not from the controller.")
+@output_option
+@reaching
+def trace(
+    reach: Reach,
+    packet: tuple[str, ...],
+    name: str,
+    octets: str | None,
+    from_mac: str | None,
+    to_mac: str | None,
+    gso_size: int,
+    file: IO[bytes] | None,
+    output: str,
+) -> None:
+    r"""Follow a PACKET that a port sends, over all hosts, to everybody who gets it.
+
+    \b
+    tcp 10.0.0.5:1234 > 10.0.0.9:80 syn        udp [fd00::5]:1000 > [fd00::9]:53
+    icmp 10.0.0.5 > 10.0.0.9 echo              ip 10.0.0.5 > 10.0.0.9 proto 47
+    arp who-has 10.0.0.9 tell 10.0.0.5         ns fd00::9 from fd00::5
+
+    It is judged as the first packet of its flow, on hosts that remember nothing. Exit status: 0 if anybody gets it,
+    2 if it is dropped.
+    """
+    from headrace.cli.trace_advice import advice
+    from headrace.cli.trace_packet import find_port, frame_of
+    from headrace.datapath.decision import Arrival
+    from headrace.datapath.journey import follow
+    from headrace.errors import InvalidInput
+
+    if bool(packet) == bool(octets):
+        raise InvalidInput("give either a PACKET in words or a frame with --hex")
+    state = read(file) if file else reach.ask(stored)
+    port = find_port(state, name)
+    if octets:
+        frame = unhex(octets)
+    else:
+        frame = frame_of(state, port, " ".join(packet), from_mac=lower(from_mac), to_mac=lower(to_mac))
+    journey = follow(state, Arrival(port=port.id, frame=frame, gso_size=gso_size))
+    lines = advice(state, journey)
+    if output == "json":
+        show_json(as_json(journey, lines))
+    else:
+        show(state, journey, lines)
+    sys.exit(0 if journey.arrives else DROPPED)
+
+
+def read(file: IO[bytes]) -> State:
+    """The state in a YAML file as `headrace apply` takes it."""
+    from headrace.model import State
+    from headrace.model.document import read as read_objects
+
+    return State.of(read_objects(file.read(), file.name))
+
+
+async def stored(client: Client) -> State:
+    """The state that the controller has."""
+    from headrace.model import TYPES, State, decode
+
+    records = [record for name in TYPES for record in (await client.list(name)).items]
+    return State.of(decode(record.type, record.body) for record in records)
+
+
+def unhex(text: str) -> bytes:
+    from headrace.errors import InvalidInput
+
+    try:
+        return bytes.fromhex(text.replace(":", ""))
+    except ValueError:
+        raise InvalidInput(
+            "--hex: give octets as hexadecimal digits, with spaces or colons between them or not"
+        ) from None
+
+
+def lower(text: str | None) -> str | None:
+    """A MAC as the model writes it."""
+    import re
+
+    from headrace.errors import InvalidInput
+
+    if text is not None and not re.fullmatch(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", text):
+        raise InvalidInput(f"{text!r} is no MAC address; write it as 52:54:00:12:34:56")
+    return text and text.lower()
+
+
+def show(state: State, journey: Journey, lines: list[str]) -> None:
+    """A line a step, a paragraph a host, then how it ends."""
+    from headrace.cli.trace_advice import rule_words
+
+    for hop in journey.hops:
+        click.secho(f"host {hop.host}", bold=True)
+        for step in hop.decision.steps:
+            words = rule_words(state, step.rule)
+            click.echo(f"  {step.stage:<15} {step.text}{f' ({words})' if words else ''}")
+    click.secho(end(state, journey), fg="green" if journey.arrives else "red")
+    for line in lines:
+        click.echo(line)
+
+
+def end(state: State, journey: Journey) -> str:
+    """How it ends, in a sentence."""
+    from headrace.abi import Reason
+
+    if journey.hops[0].decision.reason == Reason.ANSWERED:
+        return "answered by the datapath"
+    if journey.arrives:
+        return "delivered to " + ", ".join(state.ports[name].label() for name in journey.receivers)
+    reason = journey.reason
+    if reason == Reason.FLOODED:
+        return f"dropped on host {journey.hops[-1].host}: nobody may get it"
+    return f"dropped on host {journey.hops[-1].host}: {reason.name}, {reason.doc}"
+
+
+def as_json(journey: Journey, lines: list[str]) -> dict[str, Any]:
+    return {
+        "frame": journey.hops[0].arrival.frame.hex(),
+        "delivered": journey.arrives,
+        "receivers": journey.receivers,
+        "reason": journey.reason.name,
+        "advice": lines,
+        "hops": [hop_json(hop) for hop in journey.hops],
+    }
+
+
+def hop_json(hop: Hop) -> dict[str, Any]:
+    decision = hop.decision
+    return {
+        "host": hop.host,
+        "port": hop.arrival.port,
+        "vtep": hop.arrival.vtep,
+        "vni": hop.arrival.vni,
+        "reason": decision.reason.name,
+        "rule_from": decision.rule_from,
+        "rule_to": decision.rule_to,
+        "outputs": [
+            {"port": out.port, "vtep": out.vtep, "vni": out.vni, "rule": out.rule, "frame": out.frame.hex()}
+            for out in decision.outputs
+        ],
+        "refused": [{"port": refusal.port, "reason": refusal.reason.name} for refusal in decision.refused],
+        "steps": [{"stage": step.stage, "text": step.text, "rule": step.rule} for step in decision.steps],
+    }

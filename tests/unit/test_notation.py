@@ -47,7 +47,7 @@ def test_both_ways(line: str) -> None:
 
 def checksums(layer: Packet) -> list[tuple[str, int]]:
     """Every checksum that scapy shows in a packet."""
-    found = []
+    found: list[tuple[str, int]] = []
     while layer:
         found += [(name, getattr(layer, name)) for name in ("chksum", "cksum") if name in layer.fields]
         layer = layer.payload

@@ -22,6 +22,31 @@ static __always_inline __u64 hr_conn_new_id(void)
 	return *last << 12 | (bpf_get_smp_processor_id() & 0xfff);
 }
 
+/* Copy an entry that the kernel may be giving to another key meanwhile. False: the copy may be torn. */
+static __always_inline bool hr_flow_read(const struct hr_flow *flow, struct hr_flow *copy)
+{
+	__u32 last = READ_ONCE(flow->last);
+
+	barrier();
+	__builtin_memcpy(copy, flow, sizeof(*copy));
+	barrier();
+	return READ_ONCE(flow->first) == last;
+}
+
+/* An entry that names a connection which is no more, nor being retired, was written while its owner removed it: nobody's. */
+static __always_inline bool hr_flow_orphan(const struct hr_flow_key *key, __u64 id)
+{
+	struct hr_flow *flow = bpf_map_lookup_elem(&hr_flows, key), copy;
+	struct hr_conn *conn;
+
+	if (!flow || !hr_flow_read(flow, &copy) || copy.conn_id != id)
+		return false;
+	conn = bpf_map_lookup_elem(&hr_conns, &copy.conn);
+	if (!conn || (READ_ONCE(conn->id) & ~HR_CONN_DEAD) == id)
+		return false;
+	return !bpf_map_delete_elem(&hr_flows, key);
+}
+
 /* False: somebody else is retiring it. */
 static __always_inline bool hr_retire(__u32 index, __u64 id)
 {

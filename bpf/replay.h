@@ -7,12 +7,14 @@
 #ifndef HR_REPLAY_H
 #define HR_REPLAY_H
 
+#include "connections.h"
 #include "lib/connection.h"
 #include "stages/account.h"
 
 struct hr_replay {
 	struct hr_flow flow; /* a copy: the entry may be rewritten while we act on it */
 	struct hr_conn *conn;
+	bool known; /* there is an entry, be it one that cannot be replayed */
 };
 
 /* `length`: of the longest IP packet in it; `outer_saddr`: NULL from a port. True: act on replay->flow. */
@@ -21,16 +23,12 @@ static __always_inline bool hr_replay(const struct hr_packet *packet, __u32 leng
 {
 	struct hr_flow *flow = bpf_map_lookup_elem(&hr_flows, &packet->key);
 	struct hr_conn *conn;
-	__u32 last;
 	bool reply;
 
+	replay->known = flow;
 	if (!flow)
 		return false;
-	last = READ_ONCE(flow->last);
-	barrier();
-	__builtin_memcpy(&replay->flow, flow, sizeof(*flow));
-	barrier();
-	if (READ_ONCE(flow->first) != last)
+	if (!hr_flow_read(flow, &replay->flow))
 		return false;
 	if (!(replay->flow.flags & HR_FLOW_DECIDED) || !hr_mac_equal(packet->eth_dst, replay->flow.eth_dst) ||
 	    !hr_mac_equal(packet->eth_src, replay->flow.eth_src))

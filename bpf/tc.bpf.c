@@ -70,6 +70,12 @@ static __always_inline int hr_parse_skb(struct __sk_buff *skb, __u32 base, struc
 			packet);
 }
 
+/* Tells the walk what the replay has looked up already. */
+static __always_inline __u32 hr_unknown(const struct hr_replay *replay)
+{
+	return replay->known ? 0 : HR_WALK_UNKNOWN;
+}
+
 static __always_inline int hr_carry_out(struct __sk_buff *skb, const struct hr_packet *packet,
 					const struct hr_replay *replay, struct hr_weight weight, __u32 outer_length)
 {
@@ -121,6 +127,7 @@ int hr_from_port(struct __sk_buff *skb)
 
 	if (!device)
 		return hr_drop_at(0, HR_REASON_NO_PORT);
+	replay.known = true;
 	reason = hr_parse_skb(skb, 0, &packet);
 	packet.key.where = device->port;
 	weight = hr_weigh(skb->len, packet.header, skb->gso_size);
@@ -144,6 +151,7 @@ int hr_from_port(struct __sk_buff *skb)
 	walk->packet = packet;
 	walk->weight = weight;
 	walk->length = length;
+	walk->flags = hr_unknown(&replay);
 	walk->from_port = device->port;
 	walk->segment = port->segment;
 	walk->mtu = port->mtu;
@@ -203,6 +211,7 @@ int hr_from_uplink(struct __sk_buff *skb)
 		if (outer.reason)
 			return hr_drop_at(0, outer.reason);
 	}
+	replay.known = true;
 	reason = hr_parse_skb(skb, outer.length, &packet);
 	packet.key.where = HR_WHERE_VXLAN << HR_WHERE_SHIFT | outer.vni;
 	weight = hr_weigh(skb->len - outer.length, packet.header - outer.length, skb->gso_size);
@@ -225,7 +234,7 @@ int hr_from_uplink(struct __sk_buff *skb)
 	walk->packet.header -= outer.length;
 	walk->weight = weight;
 	walk->length = length;
-	walk->flags = HR_WALK_TUNNEL;
+	walk->flags = HR_WALK_TUNNEL | hr_unknown(&replay);
 	walk->segment = packet.key.where;
 	__builtin_memcpy(walk->outer_saddr, outer.saddr, 16);
 	__builtin_memcpy(vtep_key.addr, outer.saddr, 16);

@@ -33,6 +33,7 @@ enum hr_walk_flag {
 	HR_WALK_TRACK_FROM = 64, /* the from side's port tracks */
 	HR_WALK_TRACK_TO = 128,
 	HR_WALK_STRAY = 256, /* a SYN+ACK that answers nothing known */
+	HR_WALK_UNKNOWN = 512, /* the replay found no entry for its key */
 };
 
 struct hr_walk {

@@ -102,19 +102,18 @@ static __always_inline bool hr_udp_is(const struct hr_packet *packet, __u16 spor
 	       packet->key.dport == bpf_htons(dport);
 }
 
-static __always_inline int hr_spoof_ip(struct __sk_buff *skb, struct hr_walk *walk, const struct hr_port *port)
+static __always_inline int hr_spoof_ip(struct __sk_buff *skb, struct hr_walk *walk, const struct hr_port *port,
+				       __u32 source)
 {
 	struct hr_packet *packet = &walk->packet;
 	bool ipv6 = packet->kind == HR_KIND_IPV6;
 	bool icmp6 = ipv6 && packet->key.proto == IPPROTO_ICMPV6 && packet->fragment != HR_FRAGMENT_LATER;
 	__u8 type = packet->icmp_type;
-	__u32 source;
 
 	if (ipv6 ? hr_udp_is(packet, 547, 546) : hr_udp_is(packet, 67, 68))
 		return HR_REASON_ROGUE_DHCP;
 	if (icmp6 && (type == HR_ND_ROUTER_ADVERT || type == HR_ND_REDIRECT) && !(port->flags & HR_PORT_ROUTER))
 		return HR_REASON_ROGUE_RA;
-	source = hr_source_of(walk->from_port, packet->eth_src, packet->key.saddr);
 	if (source == HR_SOURCE_UNSPECIFIED &&
 	    (ipv6 ? icmp6 && (type == 131 || type == 132 || type == HR_ND_SOLICIT || type == 143) :
 		    hr_udp_is(packet, 68, 67)))
@@ -126,21 +125,24 @@ static __always_inline int hr_spoof_ip(struct __sk_buff *skb, struct hr_walk *wa
 	return HR_REASON_NONE;
 }
 
-/* Every MAC that a port may use is a source with 0.0.0.0 as well. */
+/* Every MAC that a port may use is a source with 0.0.0.0 as well; an allowed address of a MAC says that the MAC is. */
 static __always_inline int hr_anti_spoof(struct __sk_buff *skb, struct hr_walk *walk, const struct hr_port *port)
 {
 	__u8 unspecified[16];
+	__u32 source = 0;
 
 	if (!(port->flags & HR_PORT_SECURITY))
 		return HR_REASON_NONE;
+	if (walk->packet.kind >= HR_KIND_IPV4)
+		source = hr_source_of(walk->from_port, walk->packet.eth_src, walk->packet.key.saddr);
 	hr_addr_from_v4(unspecified, 0);
-	if (!hr_source_of(walk->from_port, walk->packet.eth_src, unspecified))
+	if (!source && !hr_source_of(walk->from_port, walk->packet.eth_src, unspecified))
 		return HR_REASON_SPOOFED_MAC;
 	if (walk->packet.kind == HR_KIND_ARP)
 		return hr_spoof_arp(skb, walk);
 	if (walk->packet.kind == HR_KIND_OTHER)
 		return HR_REASON_ETHERTYPE;
-	return hr_spoof_ip(skb, walk, port);
+	return hr_spoof_ip(skb, walk, port, source);
 }
 
 #endif

@@ -8,11 +8,12 @@
 
 #define HR_EEXIST (-17)
 #define HR_LOOPBACK 1 /* the FIB is asked as for a packet of the host's own; `lo` has forwarding on for that */
+#define HR_FIB_ONE_IN 16
 #define HR_AF_INET 2
 #define HR_AF_INET6 10
 
-/* Ask the kernel for the next hop of a path, and write it if it is news. Done in every walk, so that a moved next hop heals
- * without the agent. HR_REASON_NO_NEIGHBOUR: routed, but nobody resolved the next hop yet; adjacency->ifindex is right.
+/* Ask the kernel for the next hop of a path, and write it if it is news. One walk in HR_FIB_ONE_IN asks though the next hop
+ * is known, so that a moved one heals without the agent. HR_REASON_NO_NEIGHBOUR: routed, but nobody resolved the next hop yet; adjacency->ifindex is right.
  */
 static __always_inline int hr_next_hop(struct __sk_buff *skb, __u32 index, __u32 hash, struct hr_adjacency *copy)
 {
@@ -23,6 +24,8 @@ static __always_inline int hr_next_hop(struct __sk_buff *skb, __u32 index, __u32
 	if (!adjacency || adjacency->state == HR_ADJACENCY_EMPTY)
 		return HR_REASON_NO_ROUTE;
 	*copy = *adjacency;
+	if (copy->state == HR_ADJACENCY_RESOLVED && bpf_get_prandom_u32() % HR_FIB_ONE_IN)
+		return HR_REASON_NONE;
 	fib.sport = hr_entropy(hash);
 	fib.dport = copy->port;
 	if (hr_adjacency_is_v4(copy)) {
@@ -108,9 +111,8 @@ static __noinline long hr_insert(const struct hr_conn *conn, int which, const st
 	if (!holder)
 		return error;
 	if (READ_ONCE(holder->id) != id) {
-		if (READ_ONCE(holder->id) == (id | HR_CONN_DEAD))
+		if (!hr_flow_orphan(&conn->key[which], id))
 			return error;
-		bpf_map_delete_elem(&hr_flows, &conn->key[which]); /* nobody's */
 	} else if ((hr_key_equal(&holder->key[0], &conn->key[0]) && hr_key_equal(&holder->key[1], &conn->key[1])) ||
 		   (hr_key_equal(&holder->key[0], &conn->key[1]) && hr_key_equal(&holder->key[1], &conn->key[0])) ||
 		   !hr_retire(index, id)) {

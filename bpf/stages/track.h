@@ -131,39 +131,31 @@ static __always_inline bool hr_tracks_now(const struct hr_walk *walk)
 /* Find the live connection that a key belongs to; fills walk->conn, original, flags. */
 static __always_inline int hr_track_find(struct hr_walk *walk, const struct hr_flow_key *key, bool related)
 {
-	struct hr_flow *flow = bpf_map_lookup_elem(&hr_flows, key);
+	struct hr_flow *entry = bpf_map_lookup_elem(&hr_flows, key), flow;
 	struct hr_conn *conn;
-	__u32 index, flags;
-	__u64 id;
 
-	if (!flow)
+	if (!entry)
 		return HR_REASON_NONE;
-	index = READ_ONCE(flow->conn);
-	id = READ_ONCE(flow->conn_id);
-	flags = READ_ONCE(flow->flags);
-	conn = bpf_map_lookup_elem(&hr_conns, &index);
+	if (!hr_flow_read(entry, &flow))
+		return HR_REASON_BUSY;
+	conn = bpf_map_lookup_elem(&hr_conns, &flow.conn);
 	if (!conn)
 		return HR_REASON_INTERNAL;
-	if (READ_ONCE(conn->id) != id) {
-		/* Being retired; or retired while somebody wrote a decision for it, and the entry is nobody's. */
-		if (READ_ONCE(conn->id) == (id | HR_CONN_DEAD))
-			return HR_REASON_BUSY;
-		bpf_map_delete_elem(&hr_flows, key);
-		return HR_REASON_NONE;
-	}
+	if (READ_ONCE(conn->id) != flow.conn_id)
+		return hr_flow_orphan(key, flow.conn_id) ? HR_REASON_NONE : HR_REASON_BUSY;
 	if (conn->state == HR_STATE_STATELESS && hr_tracks_now(walk))
 		return HR_REASON_NONE; /* decided when nobody tracked; a new connection takes its keys */
 	if (hr_expired(conn, bpf_ktime_get_coarse_ns(), 0) ||
 	    (!related && key->proto == IPPROTO_TCP && hr_tcp_reopens(conn->state, walk->packet.tcp_flags)))
-		return hr_retire(index, id) ? HR_REASON_NONE : HR_REASON_BUSY;
-	walk->conn = index;
-	walk->conn_id = id;
+		return hr_retire(flow.conn, flow.conn_id) ? HR_REASON_NONE : HR_REASON_BUSY;
+	walk->conn = flow.conn;
+	walk->conn_id = flow.conn_id;
 	walk->conn_flags = conn->flags;
 	walk->original = conn->key[0];
 	walk->where[0] = conn->key[0].where;
 	walk->where[1] = conn->key[1].where;
 	walk->flags |= HR_WALK_FOUND;
-	if (!(flags & HR_FLOW_REPLY) == related)
+	if (!(flow.flags & HR_FLOW_REPLY) == related)
 		walk->flags |= HR_WALK_REPLY;
 	if (related)
 		walk->flags |= HR_WALK_RELATED;
@@ -204,7 +196,7 @@ static __always_inline int hr_track(struct __sk_buff *skb, struct hr_walk *walk)
 			return HR_REASON_NONE;
 		return hr_quoted_key(skb, walk, &quoted) ? hr_track_find(walk, &quoted, true) : HR_REASON_NONE;
 	}
-	reason = hr_track_find(walk, &packet->key, false);
+	reason = walk->flags & HR_WALK_UNKNOWN ? HR_REASON_NONE : hr_track_find(walk, &packet->key, false);
 	if (reason || walk->flags & HR_WALK_FOUND)
 		return reason;
 	if (packet->fragment == HR_FRAGMENT_LATER)

@@ -224,6 +224,15 @@ def test_an_answer_opens_no_way_for_questions(world: World) -> None:
     assert send(world, packet.icmp(A, B, 42)).connection == State.NEW
 
 
+def test_without_a_reply_key_the_receiver_has_no_part(world: World) -> None:
+    answer = packet.icmp(A, B, 0, ident=7)
+    send(world, answer)
+    assert send(world, error(B, A, answer), "b").reason == Reason.ICMP_UNRELATED
+    world.put(group("server"))
+    assert send(world, answer).reason == Reason.ACL_TO_PORT
+    assert only(world).state == State.NEW
+
+
 def test_discovery_and_implicit_make_no_connection(world: World) -> None:
     world.put(port("b", "blue", 2, port_security=False))
     send(world, packet.na(A, B, "fd00::1"))

@@ -13,7 +13,7 @@ from bench.build import PROGRAMS, program
 from bench.contender import Registry
 from bench.dimension import DIMENSIONS, quick_dimensions
 from bench.harness import Bench, Plan
-from bench.process import CommandError
+from bench.process import CommandError, SetupError
 from bench.report import print_tables, write
 
 RESULTS = Path(__file__).parent / "results"
@@ -64,6 +64,8 @@ def main(
     except KeyboardInterrupt:
         say("interrupted; everything is taken down")
         sys.exit(130)
+    except SetupError as error:
+        raise click.ClickException(str(error)) from error
     finally:
         if bench.outcome.rows:
             write(results, bench.outcome, plan, began)

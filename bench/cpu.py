@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from bench.build import program
+from bench.journal import JOURNAL, Undo
 from bench.process import Daemon, run
 
 if TYPE_CHECKING:
@@ -36,12 +37,11 @@ def setting(path: Path, value: str) -> Iterator[None]:
     if not path.exists():
         yield
         return
-    before = path.read_text()
-    path.write_text(value)
+    undo = JOURNAL.write(path, value)
     try:
         yield
     finally:
-        path.write_text(before)
+        JOURNAL.undo(undo)
 
 
 def one_group() -> contextlib.AbstractContextManager[None]:
@@ -65,6 +65,7 @@ class Spinner:
 
     def __enter__(self) -> Self:
         handle, self.path = tempfile.mkstemp(prefix="hrb-spin-", dir="/dev/shm")
+        self._gone = JOURNAL.note(Undo("path", self.path))
         os.ftruncate(handle, self.cores * STRIDE)
         self._counters = mmap.mmap(handle, self.cores * STRIDE, prot=mmap.PROT_READ)
         os.close(handle)
@@ -74,7 +75,7 @@ class Spinner:
     def __exit__(self, *_: object) -> None:
         self._daemon.stop()
         self._counters.close()
-        Path(self.path).unlink(missing_ok=True)
+        JOURNAL.undo(self._gone)
 
     def counts(self) -> list[int]:
         return [struct.unpack_from("=Q", self._counters, core * STRIDE)[0] for core in range(self.cores)]

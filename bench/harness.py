@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from bench.contender import Contender, Registry
 from bench.cpu import Spinner, one_group
+from bench.journal import JOURNAL
 from bench.process import CommandError, SetupError
 from bench.statistic import Rounds, Row, summarise
 from bench.traffic import Stand, start_server
@@ -83,7 +84,7 @@ class Bench:
         self._begin = time.monotonic()
 
     def run(self) -> Outcome:
-        with _interruptible(), one_group():
+        with JOURNAL.open(), _interruptible(), one_group():
             for rules, kind, cells in self.plan.groups():
                 self._group(rules, kind, cells)
         return self.outcome

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.contender import Passive, Sink
+from bench.journal import JOURNAL, Undo
 from bench.process import CommandError, SetupError, run
 from bench.rules import Rule, make_rules
 from bench.wiring import VNI, WORKLOAD_MTU, Host, Wiring, ip
@@ -79,24 +79,19 @@ class ConntrackLimits:
     }
 
     def __init__(self) -> None:
-        self._before: dict[Path, str] = {}
+        self._undos: list[Undo] = []
 
     def raise_(self) -> None:
         for name, wanted in self.PATHS.items():
             path = Path(name)
             if not path.exists():
                 raise SetupError(f"linux: this kernel has no conntrack ({name})")
-            found = path.read_text().strip()
-            if int(found) < wanted:
-                path.write_text(str(wanted))
-                self._before[path] = found
+            if int(path.read_text()) < wanted:
+                self._undos.append(JOURNAL.write(path, str(wanted)))
 
     def restore(self) -> None:
-        # nf_conntrack_max follows the buckets when those are written, so it comes last.
-        for path, value in self._before.items():
-            with contextlib.suppress(OSError):
-                path.write_text(value)
-        self._before.clear()
+        while self._undos:
+            JOURNAL.undo(self._undos.pop())
 
 
 def bridge(wiring: Wiring, host: Host) -> None:

@@ -6,13 +6,12 @@ that holds the uplink, as the userspace datapath wants it.
 
 from __future__ import annotations
 
-import shutil
 import signal
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.journal import JOURNAL
 from bench.process import CommandError, Daemon, SetupError, run
 from bench.rules import Rule, make_rules
 from bench.wiring import VNI, Host, Wiring, ip
@@ -35,7 +34,7 @@ class Vswitch:
 
     def __init__(self, host: Host, daemon: str) -> None:
         self.host = host
-        self.directory = Path(tempfile.mkdtemp(prefix="hrb-ovs-"))
+        self.directory, self._gone = JOURNAL.directory("hrb-ovs-")
         self.environment = {f"OVS_{name}": str(self.directory) for name in ("RUNDIR", "LOGDIR", "DBDIR")}
         self.database = f"unix:{self.directory}/db.sock"
         self.control = self.directory / "switch.ctl"
@@ -95,7 +94,7 @@ class Vswitch:
             daemon.signal(signal.SIGCONT)
             daemon.stop()
         self._daemons.clear()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        JOURNAL.undo(self._gone)
 
 
 class Ovs:

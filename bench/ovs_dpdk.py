@@ -5,11 +5,10 @@ Takes hugepages for as long as it stands, and gives them back whatever happens.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.journal import JOURNAL, Undo
 from bench.ovs import Ovs, Vswitch
 from bench.process import CommandError, SetupError, run
 
@@ -32,33 +31,26 @@ class Hugepages:
     """So many more than there were, on a file system of ours; both go again."""
 
     def __init__(self) -> None:
-        self._before: str | None = None
-        self.mount: Path | None = None
+        self._undos: list[Undo] = []
+        self.mount = Path()
 
-    def take(self, pages: int) -> Path:
+    def take(self, pages: int) -> None:
         if not PAGES.exists():
             raise SetupError("ovs-dpdk: this kernel has no hugepages")
-        self._before = PAGES.read_text()
-        PAGES.write_text(str(int(self._before) + pages))
-        if int(PAGES.read_text()) < int(self._before) + pages:
+        wanted = int(PAGES.read_text()) + pages
+        self._undos.append(JOURNAL.write(PAGES, str(wanted)))
+        if int(PAGES.read_text()) < wanted:
             raise SetupError(f"ovs-dpdk: no {pages} free hugepages of {PAGE_MIB} MiB in this machine's memory")
-        mount = Path(tempfile.mkdtemp(prefix="hrb-huge-"))
+        self.mount, gone = JOURNAL.directory("hrb-huge-")
+        self._undos += [gone, JOURNAL.note(Undo("umount", str(self.mount)))]
         try:
-            run("mount", "-t", "hugetlbfs", "-o", f"pagesize={PAGE_MIB}M", "none", str(mount))
+            run("mount", "-t", "hugetlbfs", "-o", f"pagesize={PAGE_MIB}M", "none", str(self.mount))
         except CommandError as error:
-            mount.rmdir()
             raise SetupError(f"ovs-dpdk: hugetlbfs: {error}") from error
-        self.mount = mount
-        return mount
 
     def give_back(self) -> None:
-        if self.mount is not None:
-            run("umount", "-l", str(self.mount))
-            shutil.rmtree(self.mount, ignore_errors=True)
-            self.mount = None
-        if self._before is not None:
-            PAGES.write_text(self._before)
-            self._before = None
+        while self._undos:
+            JOURNAL.undo(self._undos.pop())
 
 
 class OvsDpdk(Ovs):

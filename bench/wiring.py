@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Self
 
 from bench.build import program
+from bench.journal import JOURNAL, Undo
 from bench.process import CommandError, Daemon, SetupError, run
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Wiring:
         self.b = self._host("b", 2)
         self._merging = True
         self._relays: list[Daemon] = []
-        self._namespaces: list[str] = []
+        self._namespaces: list[Undo] = []
 
     def _host(self, name: str, number: int) -> Host:
         return Host(
@@ -116,7 +117,8 @@ class Wiring:
     def build(self) -> None:
         for host in self.hosts:
             for namespace in (host.namespace, host.workload.namespace):
-                self._namespaces.append(namespace)  # first, so that close() removes what an interrupt leaves half made
+                # First, so that close() removes what an interrupt leaves half made.
+                self._namespaces.append(JOURNAL.note(Undo("netns", namespace)))
                 run("ip", "netns", "add", namespace)
                 quiet(namespace)
         one, two = self.hosts
@@ -212,8 +214,7 @@ class Wiring:
             relay.stop()
         self._relays.clear()
         while self._namespaces:
-            with contextlib.suppress(CommandError):
-                run("ip", "netns", "del", self._namespaces.pop())
+            JOURNAL.undo(self._namespaces.pop())
 
 
 def ip(where: Host | Workload, command: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -13,13 +14,18 @@ from scapy.layers.l2 import Ether
 from bench.cpu import ProgramCost, Spinner, program_costs
 from bench.dimension import DIMENSIONS, HEADRACE, quick_dimensions
 from bench.harness import Plan
+from bench.journal import Journal, Undo, read
 from bench.linux import ruleset
 from bench.ovs import flows, match
+from bench.process import SetupError
 from bench.report import _number
 from bench.rules import OVERLAY_V4, Rule, make_rules
 from bench.statistic import ratio, summarise
 from bench.traffic import checksum, make_packet
 from bench.wiring import Wiring
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_ratio_is_the_median_of_the_rounds_own_ratios() -> None:
@@ -163,6 +169,34 @@ def test_quick_is_the_headlines_for_four() -> None:
         assert each.contenders == (*HEADRACE, "linux", each.limit)
     plan = Plan(dimensions=quick, contenders=None, rounds=3, seconds=1.0, minutes=40)
     assert plan.estimate() < 120
+
+
+def test_what_a_killed_run_left_is_undone_by_the_next(tmp_path: Path) -> None:
+    place, knob = tmp_path / "journal", tmp_path / "knob"
+    knob.write_text("1")
+    killed = Journal()
+    with killed.open(place):
+        killed.write(knob, "2")
+        killed.write(knob, "3")
+    assert knob.read_text() == "3"  # nothing was undone, as when the process is killed
+    with Journal().open(place):
+        assert knob.read_text() == "1"
+    assert read(place) == []
+
+
+def test_one_run_at_a_time(tmp_path: Path) -> None:
+    first, second = Journal(), Journal()
+    with first.open(tmp_path / "journal"):
+        first.note(Undo("netns", "hrb-none"))
+        with pytest.raises(SetupError, match="another bench"), second.open(tmp_path / "journal"):
+            pass
+        assert read(tmp_path / "journal") == [Undo("netns", "hrb-none")]
+
+
+def test_a_broken_journal_is_none(tmp_path: Path) -> None:
+    (tmp_path / "journal").write_text('[{"kind": "wri')
+    with Journal().open(tmp_path / "journal"):
+        assert read(tmp_path / "journal") == []
 
 
 def test_numbers_are_short() -> None:

@@ -1,8 +1,8 @@
 """The real programs and the oracle side by side: each packet is asked of both, and every difference is an error.
 
     twin = Twin(host, state, "h1")
-    twin.run(Arrival(port="a", frame=frame))          # first packet
-    assert twin.run(Arrival(port="a", frame=frame)).replayed
+    twin.run(sent("a", frame))          # first packet
+    assert twin.run(sent("a", frame)).replayed
 
 Compared are reason, verdict, places, octets, rules, keys, every counter of the host, and all that it remembers.
 """
@@ -40,9 +40,9 @@ ADMITTING = {
 
 
 class Twin:
-    """One host, twice. ``decision``: the oracle's about the last packet."""
+    """One host, twice. ``options``: of PacketHost.start; ``decision``: the oracle's about the last packet."""
 
-    def __init__(self, host: PacketHost, state: Desired, name: str, *, quota: int = 0) -> None:
+    def __init__(self, host: PacketHost, state: Desired, name: str, **options: Any) -> None:
         self.host = host
         self.name = name
         self.state = state
@@ -50,7 +50,7 @@ class Twin:
         self.now = 0
         self.replays = 0
         self.decision = Decision(reason=Reason.NONE)
-        host.start(state, name, quota=quota)
+        host.start(state, name, **options)
 
     def apply(self, state: Desired) -> None:
         """Change desired state."""
@@ -72,13 +72,12 @@ class Twin:
             raise AssertionError("\n".join([*differences, "The oracle:", *self._steps(), f"The programs: {observed}"]))
         return observed
 
-    def twice(self, arrival: Arrival, hook: Hook = "tc") -> Observed:
-        """Run as first packet and again; what leaves must be the same. Answers what the second run showed."""
-        first = self.run(arrival)
-        second = self.run(arrival, hook)
+    def thrice(self, arrival: Arrival) -> Observed:
+        """Run as first packet, again, and by XDP: what leaves must be the same. Answers what the second run showed."""
+        first, second, third = self.run(arrival), self.run(arrival), self.run(arrival, "xdp")
         for part in ("reason", "outputs", "refused", "passed", "rule_from", "rule_to", "outer"):
-            was, now = getattr(first, part), getattr(second, part)
-            assert was == now, f"{part}: first {was}, then {now}"
+            was, now, by_xdp = (getattr(observed, part) for observed in (first, second, third))
+            assert was == now == by_xdp, f"{part}: first {was}, then {now}, by XDP {by_xdp}"
         return second
 
     def _steps(self) -> list[str]:
@@ -145,6 +144,16 @@ class Twin:
         unique = {id(connection): connection for connection in self.memory.flows.values()}
         alive = [one for one in unique.values() if self.now - one.seen <= one.timeout]
         return {connection.original: facts(connection) for connection in alive}
+
+
+def sent(port: str, frame: bytes, **fields: Any) -> Arrival:
+    """A frame from a port. ``fields``: ``gso_size``, ``vlan``."""
+    return Arrival(port=port, frame=frame, **fields)
+
+
+def tunnelled(frame: bytes, vtep: str = "192.0.2.2", vni: int = 100) -> Arrival:
+    """An inner frame by tunnel."""
+    return Arrival(vtep=vtep, vni=vni, frame=frame)
 
 
 def places(outputs: tuple[Output, ...]) -> list[tuple[str, str, int, int, str]]:

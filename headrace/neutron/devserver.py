@@ -119,7 +119,21 @@ def create_schema(database: str) -> None:
 
     engine = sqlalchemy.create_engine(database)
     head.get_metadata().create_all(engine)
+    add_default_rules(engine)
     engine.dispose()
+
+
+def add_default_rules(engine: Any) -> None:
+    """The rules that new groups get: Neutron's migrations bring them, its models do not (revision c33da356b165)."""
+    from neutron.db.models.securitygroup_default_rules import SecurityGroupDefaultRule
+    from sqlalchemy.orm import Session
+
+    with Session(engine) as session, session.begin():
+        for ethertype in ("IPv4", "IPv6"):
+            egress = {"direction": "egress", "used_in_default_sg": True, "used_in_non_default_sg": True}
+            own = {"direction": "ingress", "used_in_default_sg": True, "used_in_non_default_sg": False}
+            session.add(SecurityGroupDefaultRule(ethertype=ethertype, **egress))
+            session.add(SecurityGroupDefaultRule(ethertype=ethertype, remote_group_id="PARENT", **own))
 
 
 def load_application(configuration: Path) -> Any:

@@ -58,10 +58,12 @@ static __always_inline __be16 hr_entropy(__u32 hash)
 	return bpf_htons(49152 + ((hash >> 16) & 0x3fff));
 }
 
-/* Outer TOS or traffic class: DSCP copied, ECN as RFC 6040 section 4.1 normal mode. */
+/* Outer TOS or traffic class: DSCP copied; ECN as RFC 6040 section 4.1's compatibility mode, not-ECT, since nothing merges marks
+ * when the outer header comes off.
+ */
 static __always_inline __u8 hr_outer_tos(const struct hr_packet *packet)
 {
-	return packet->kind == HR_KIND_IPV4 || packet->kind == HR_KIND_IPV6 ? packet->tos : 0;
+	return packet->kind == HR_KIND_IPV4 || packet->kind == HR_KIND_IPV6 ? packet->tos & 0xfc : 0;
 }
 
 static __always_inline void hr_ipv4_checksum(struct iphdr *ip)

@@ -81,6 +81,7 @@ static __always_inline bool hr_icmp_is_error(const struct hr_packet *packet)
 static __always_inline bool hr_quoted_key(struct __sk_buff *skb, struct hr_walk *walk, struct hr_flow_key *key)
 {
 	__u32 offset = walk->packet.l4 + sizeof(struct hr_icmp);
+	__u32 end = walk->packet.l3 + walk->packet.ip_length;
 	__u8 transport[8];
 
 	__builtin_memset(key, 0, sizeof(*key));
@@ -103,7 +104,9 @@ static __always_inline bool hr_quoted_key(struct __sk_buff *skb, struct hr_walk 
 		__builtin_memcpy(key->saddr, &ip.saddr, 32);
 		offset += sizeof(ip);
 	}
-	if (bpf_skb_load_bytes(skb, offset, transport, sizeof(transport)))
+	/* Who gets the error sent what it quotes: else an error could speak of anybody's connection. */
+	if (!hr_addr_equal(key->saddr, walk->packet.key.daddr) || offset + sizeof(transport) > end ||
+	    bpf_skb_load_bytes(skb, offset, transport, sizeof(transport)))
 		return false;
 	if (key->proto == IPPROTO_TCP || key->proto == IPPROTO_UDP || key->proto == IPPROTO_SCTP) {
 		key->sport = *(__be16 *)transport;

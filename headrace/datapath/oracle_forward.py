@@ -98,4 +98,4 @@ def flood(view: View, entry: Entry) -> list[Receiver]:
 
 def outer_tos(packet: Packet) -> int:
     """TOS or traffic class of the outer header: RFC 6040 section 4.1, normal mode."""
-    return packet.ip.tos if packet.ip is not None else 0
+    return packet.ip.tos & 0xFC if packet.ip is not None else 0

@@ -97,5 +97,5 @@ def flood(view: View, entry: Entry) -> list[Receiver]:
 
 
 def outer_tos(packet: Packet) -> int:
-    """TOS or traffic class of the outer header: RFC 6040 section 4.1, normal mode."""
+    """TOS or traffic class of the outer header: RFC 6040 section 4.1, compatibility mode."""
     return packet.ip.tos & 0xFC if packet.ip is not None else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,11 +29,13 @@ def list_(local: Local, output: str, wanted: str | None) -> None:
     """Every reason, how often this host had it, and what it means."""
     from headrace.abi import Reason
 
+    counts: Mapping[int, Mapping[Reason, int]]
     with local.open() as (reader, names):
-        counts = reader.reasons()
         if wanted:
             index = 0 if wanted == "uplink" else port_index(names, wanted)
-            counts = {index: counts.get(index, {})}
+            counts = {index: reader.port_reasons(index)}
+        else:
+            counts = reader.reasons()
     totals = {one: sum(count.get(one, 0) for count in counts.values()) for one in Reason}
     rows: list[dict[str, Any]] = [
         {"reason": one.name, "packets": totals[one], "meaning": one.doc} for one in Reason if one is not Reason.NONE

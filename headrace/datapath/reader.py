@@ -122,6 +122,16 @@ class Reader:
                 counts.setdefault(port, {})[abi.Reason(reason)] = total
         return counts
 
+    def port_reasons(self, index: int) -> Mapping[abi.Reason, int]:
+        """Reason -> packets of one port (0: the uplink)."""
+        counts = {}
+        for reason in abi.Reason:
+            slot = abi.U32(value=index * abi.REASONS + reason)
+            parts = self.maps["hr_reasons"].lookup_cpus(slot.pack()) or []
+            if total := sum(int.from_bytes(part, "little") for part in parts):
+                counts[reason] = total
+        return counts
+
     def port_counters(self, index: int) -> abi.PortCounters:
         """A port's counters, summed over CPUs."""
         parts = self.maps["hr_port_counts"].lookup_cpus(abi.U32(value=index).pack()) or []

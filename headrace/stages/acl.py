@@ -2,8 +2,8 @@
 
 A *selector* is what a rule says of the other side: any address, a CIDR, a group, an address group. For each policy,
 direction and family, an address falls into a *remote class* (the set of selectors it is in) and a protocol and port
-into a *service class* (the set of selectors they are allowed to). A packet is allowed if the sets meet. Both lookups are
-longest-prefix, so an entry's set is the union over all prefixes that cover it; rules for any address, or for any
+into a *service class* (the set of selectors they are allowed to). A packet is allowed if the sets meet. Both lookups
+are longest-prefix, so an entry's set is the union over all prefixes that cover it; rules for any address, or for any
 service, are decided by one lookup.
 Class ids are made from their content: nothing is numbered, so a restart compiles the same entries.
 """

@@ -62,8 +62,8 @@ struct {
 enum hr_cursor {
 	HR_CURSOR_FRESH,
 	HR_CURSOR_SWEEP,
-	HR_CURSORS,
 };
+#define HR_CURSORS 2
 HR_TABLE(hr_cursors, BPF_MAP_TYPE_ARRAY, __u32, __u64, HR_CURSORS, 0);
 HR_TABLE(hr_conn_ids, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, 1, 0);
 

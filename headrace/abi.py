@@ -14,7 +14,7 @@ import msgspec
 
 Octets = TypeVar("Octets", bytes, bytes | bytearray | memoryview)
 
-ABI_HASH = "3e72f385d24b"
+ABI_HASH = "dfa2752cdb75"
 """Identifies layouts, values and maps together: two sides that differ in it must not share a map."""
 
 
@@ -156,9 +156,8 @@ class ConnFlag(Named):
 class Cursor(Named):
     """enum hr_cursor."""
 
-    CURSOR_FRESH = 0
-    CURSOR_SWEEP = 1
-    CURSORS = 2
+    FRESH = 0
+    SWEEP = 1
 
 
 class Direction(Named):

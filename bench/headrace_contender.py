@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from bench.contender import Passive, Sink
-from bench.process import CommandError, Daemon, SetupError, run
+from bench.journal import JOURNAL, Undo
+from bench.process import Daemon, SetupError, run
 from bench.rules import make_rules
 from bench.wiring import VNI, WORKLOAD_MTU
 from headrace import abi
@@ -40,11 +40,11 @@ class HeadraceTc(Passive):
     def __init__(self) -> None:
         self._agents: list[Daemon] = []
         self._bpf: dict[str, Path] = {}
-        self._place: tempfile.TemporaryDirectory[str] | None = None
+        self._undos: list[Undo] = []
 
     def setup(self, wiring: Wiring, rules: int) -> None:
-        self._place = tempfile.TemporaryDirectory(prefix="hrb-")
-        place = Path(self._place.name)
+        place, gone = JOURNAL.directory("hrb-")
+        self._undos.append(gone)
         (place / "state.yaml").write_text(yaml.safe_dump(desired(wiring, rules, self.hook)))
         for host in wiring.hosts:
             self._start(host, place)
@@ -53,6 +53,7 @@ class HeadraceTc(Passive):
     def _start(self, host: Host, place: Path) -> None:
         bpf = place / f"bpf-{host.name}"
         bpf.mkdir()
+        self._undos.append(JOURNAL.note(Undo("umount", str(bpf))))
         run("mount", "-t", "bpf", "bpf", str(bpf))
         self._bpf[host.name] = bpf
         config = place / f"{host.name}.toml"
@@ -78,13 +79,9 @@ class HeadraceTc(Passive):
         for agent in self._agents:
             agent.stop()
         self._agents.clear()
-        for bpf in self._bpf.values():
-            with contextlib.suppress(CommandError):
-                run("umount", str(bpf))
         self._bpf.clear()
-        if self._place:
-            self._place.cleanup()
-            self._place = None
+        while self._undos:
+            JOURNAL.undo(self._undos.pop())
 
     def forget(self) -> None:
         """No traffic may run meanwhile."""

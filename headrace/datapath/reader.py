@@ -83,7 +83,7 @@ class Reader:
 
     def connections(self) -> Iterator[tuple[int, abi.Conn]]:
         """Every live connection with its index."""
-        fresh = self._word("hr_cursors", abi.Cursor.CURSOR_FRESH)
+        fresh = self._word("hr_cursors", abi.Cursor.FRESH)
         for key, value in self.maps["hr_conns"].items():
             index = int.from_bytes(key, "little")
             if index >= fresh:  # never used, nor are those that follow

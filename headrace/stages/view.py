@@ -56,6 +56,7 @@ class View:
         index: Index,
         devices: Mapping[str, Device],
         vteps: tuple[str, ...] = (),
+        *,
         tunnel_port: int = 4789,
         quota: int = 0,
         whole: bool = False,

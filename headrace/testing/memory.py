@@ -37,7 +37,7 @@ class Memory:
         self._datapath.apply(nothing)
         for name in WITH_PACKETS:
             tables[name].delete_many(list(tables[name].keys()))
-        for cursor in (abi.Cursor.CURSOR_FRESH, abi.Cursor.CURSOR_SWEEP):
+        for cursor in (abi.Cursor.FRESH, abi.Cursor.SWEEP):
             tables["hr_cursors"].update(abi.U32(value=cursor).pack(), bytes(8))
         for name in ("hr_conns", "hr_conn_counts"):
             rows = [(key, bytes(len(value))) for key, value in tables[name].items() if any(value)]

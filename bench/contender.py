@@ -21,9 +21,8 @@ Sink = Literal["xdp", "tc"]
 class Contender(Protocol):
     """One way to carry packets from workload a to workload b.
 
-    ``sink``: where arrivals are counted on workload b's device. "xdp" is the cheapest place for a path that delivers
-    XDP frames; "tc" for one that delivers skbs, and the only right one where ``bpf_redirect_peer`` delivers, since
-    that bypasses XDP. Both drop before the stack.
+    ``sink``: where arrivals are counted and dropped on workload b's device, before its stack: by tc or, where the path
+    delivers XDP frames or is faster so, by XDP. Behind that there is tc as well: ``bpf_redirect_peer`` bypasses XDP.
 
     ``idle_timeout``: seconds that an established UDP flow surely outlives without packets. Make it 300 or more: else
     the 1 M flows are warmed up again in every round, which takes time.

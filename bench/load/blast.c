@@ -129,12 +129,10 @@ static void attach(const char *namespace, const char *device, struct bpf_program
 	DECLARE_LIBBPF_OPTS(bpf_tc_opts, filter, .handle = 1, .priority = 1);
 	DECLARE_LIBBPF_OPTS(bpf_tc_hook, hook, .attach_point = BPF_TC_INGRESS, .ifindex = find(namespace, device));
 
-	if (options.xdp_sink) {
-		/* A link, not bpf_xdp_attach(): it goes when this process goes, however it goes. */
-		if (!bpf_program__attach_xdp(xdp, hook.ifindex))
-			die("attach the XDP sink to %s", device);
-		return;
-	}
+	/* A link, not bpf_xdp_attach(): it goes when this process goes, however it goes. */
+	if (options.xdp_sink && !bpf_program__attach_xdp(xdp, hook.ifindex))
+		die("attach the XDP sink to %s", device);
+	/* In any case: a path that delivers XDP frames may deliver first packets by bpf_redirect_peer(), behind XDP. */
 	filter.prog_fd = bpf_program__fd(tc);
 	if ((bpf_tc_hook_create(&hook) && errno != EEXIST) || bpf_tc_attach(&hook, &filter))
 		die("attach the tc sink to %s", device);
@@ -145,8 +143,7 @@ static void detach(const char *namespace, const char *device)
 	DECLARE_LIBBPF_OPTS(bpf_tc_hook, hook, .attach_point = BPF_TC_INGRESS | BPF_TC_EGRESS,
 			    .ifindex = find(namespace, device));
 
-	if (!options.xdp_sink)
-		bpf_tc_hook_destroy(&hook);
+	bpf_tc_hook_destroy(&hook);
 }
 
 static void load(void)

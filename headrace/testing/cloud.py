@@ -290,6 +290,13 @@ class Cloud:
             del self.objects[item.type, item.id]
         self.send([Record(type=item.type, id=item.id, writer=CLI) for item in reversed(objects)])
 
+    def forget(self, *objects: Object) -> None:
+        """Remove objects without waiting."""
+        records = [Record(type=item.type, id=item.id, writer=CLI) for item in reversed(objects)]
+        self.ask(lambda client: client.batch(records))
+        for item in objects:
+            self.objects.pop((item.type, item.id), None)
+
     def send(self, records: Sequence[Record]) -> None:
         """Write to the controller and wait for the agents."""
 

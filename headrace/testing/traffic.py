@@ -73,11 +73,12 @@ def udp(place: Place, address: str, port: int = 0) -> socket.socket:
 @contextlib.contextmanager
 def tcp_pair(client: Place, server: Place, address: str, port: int) -> Iterator[tuple[socket.socket, socket.socket]]:
     """An open connection: the client's end and the server's."""
-    with listen(server, address, port) as listener, connect(client, address, port) as here:
+    with listen(server, address, port) as listener:
+        here = connect(client, address, port)
         there, _ = listener.accept()
-        there.settimeout(PATIENCE)
-        with there:
-            yield here, there
+    there.settimeout(PATIENCE)
+    with here, there:
+        yield here, there
 
 
 def talks(here: socket.socket, there: socket.socket, *, timeout: float = PATIENCE) -> bool:

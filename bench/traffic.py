@@ -87,17 +87,24 @@ def blast(
     warm, cover = WARM_S, False
     if flows and not stand.ready(family, flows):
         warm, cover = WARM_LIMIT_S + flows / SLOWEST_SET_UP, True
-    argv = [
-        program("blast"),
-        "--tx-namespace", f"/run/netns/{sender.namespace}", "--tx-device", sender.device,
-        "--rx-namespace", f"/run/netns/{receiver.namespace}", "--rx-device", receiver.device,
-        "--packet", packet.hex(), "--l4-offset", str(l4_offset), "--flows", str(flows),
-        "--first", str(stand.next_flow), "--warm", str(warm), "--seconds", str(seconds), "--core", str(LOAD_CORE),
-    ]  # fmt: skip
-    argv += ["--xdp-sink"] if contender.sink == "xdp" else []
-    argv += ["--cover"] if cover else []
-    argv += ["--pps", f"{pps:.0f}"] if pps else []
-    argv += ["--spin", spinner.path] if spinner else []
+    options: dict[str, object] = {
+        "tx-namespace": f"/run/netns/{sender.namespace}",
+        "tx-device": sender.device,
+        "rx-namespace": f"/run/netns/{receiver.namespace}",
+        "rx-device": receiver.device,
+        "packet": packet.hex(),
+        "l4-offset": l4_offset,
+        "flows": flows,
+        "first": stand.next_flow,
+        "core": LOAD_CORE,
+        "xdp-sink": int(contender.sink == "xdp"),
+        "cover": int(cover),
+        "warm": warm,
+        "seconds": seconds,
+        "pps": pps,
+        **({"spin": spinner.path} if spinner else {}),
+    }
+    argv = [program("blast"), *(f"{name}={value}" for name, value in options.items())]
     with wiring.accepting_frames():
         told = _told(run(*argv, timeout=warm + seconds + 30))
     stand.next_flow = told["next"] % (1 << 29)

@@ -162,7 +162,12 @@ static __always_inline void count(void)
 		*counter += 1;
 }
 
-#define SWAP(type, a, b) ({ type t_ = a; a = b; b = t_; })
+#define SWAP(type, a, b)     \
+	({                   \
+		type t_ = a; \
+		a = b;       \
+		b = t_;      \
+	})
 
 /* Checksums stay right: they are sums. */
 static __always_inline void turn_round(void *data, struct udphdr *udp)
@@ -185,8 +190,8 @@ static __always_inline void turn_round(void *data, struct udphdr *udp)
 /* A packet that has come back: its ports are the wrong way round. */
 static __always_inline void note(struct udphdr *udp)
 {
-	__u32 flow = (bpf_ntohs(udp->dest) & ((1 << SPORT_BITS) - 1)) |
-		     (__u32)(bpf_ntohs(udp->source) - PORT_BASE) << SPORT_BITS;
+	__u32 flow = (bpf_ntohs(udp->dest) & ((1 << SPORT_BITS) - 1)) | (__u32)(bpf_ntohs(udp->source) - PORT_BASE)
+										<< SPORT_BITS;
 	__u32 word = (flow >> 6) & (SEEN_WORDS - 1);
 	__u64 *bits = bpf_map_lookup_elem(&seen, &word);
 

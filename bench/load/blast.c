@@ -2,7 +2,7 @@
 /* Send 64-octet UDP frames out of one workload's device and count those that reach another workload.
  *
  * BPF_PROG_TEST_RUN with live frames puts XDP frames straight into the veth, about 2 M a second from one core; a
- * socket could not. First a warm-up, which with --cover goes on until every flow has arrived once (flows that have
+ * socket could not. First a warm-up, which with cover=1 goes on until every flow has arrived once (flows that have
  * are left out, so that losses while the path sets up flows do not matter), then the measured window. Both counters
  * are read at the same moments within the flow of packets, so what is still queued at the end falsifies nothing.
  */
@@ -10,7 +10,6 @@
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
-#include <getopt.h>
 #include <linux/if_link.h>
 #include <net/if.h>
 #include <pthread.h>
@@ -27,10 +26,9 @@
 
 static struct {
 	const char *tx_namespace, *rx_namespace, *tx_device, *rx_device, *packet, *spin;
-	int core, l4_offset, xdp_sink, cover;
-	unsigned int flows, first;
+	unsigned int core, l4_offset, xdp_sink, cover, flows, first;
 	double warm, seconds, pps;
-} options = {.core = 0, .l4_offset = 34, .flows = 1, .warm = 0.3, .seconds = 1};
+} options = { .core = 0, .l4_offset = 34, .flows = 1, .warm = 0.3, .seconds = 1 };
 
 struct snapshot {
 	uint64_t ns, arrived, sent, waited, spun[CORES_MAX];
@@ -61,12 +59,12 @@ static void wake(int number)
 static void *shoot(void *unused)
 {
 	unsigned char data[FRAME];
-	struct xdp_md context = {.data_end = FRAME, .ingress_ifindex = skeleton->rodata->out_ifindex};
+	struct xdp_md context = { .data_end = FRAME, .ingress_ifindex = skeleton->rodata->out_ifindex };
 	DECLARE_LIBBPF_OPTS(bpf_test_run_opts, run, .data_in = data, .data_size_in = FRAME, .ctx_in = &context,
 			    .ctx_size_in = sizeof(context), .repeat = INT32_MAX,
 			    .batch_size = skeleton->rodata->batch_size, .flags = BPF_F_TEST_XDP_LIVE_FRAMES);
 
-	pin_to_core(options.core);
+	pin_to_core((int)options.core);
 	memcpy(data, skeleton->bss->frame, FRAME);
 	while (!done)
 		if (bpf_prog_test_run_opts(bpf_program__fd(skeleton->progs.blast), &run) && errno != EINTR)
@@ -76,7 +74,7 @@ static void *shoot(void *unused)
 
 static void sleep_ns(uint64_t ns)
 {
-	struct timespec pause = {.tv_sec = (time_t)(ns / NS_PER_S), .tv_nsec = (long)(ns % NS_PER_S)};
+	struct timespec pause = { .tv_sec = (time_t)(ns / NS_PER_S), .tv_nsec = (long)(ns % NS_PER_S) };
 
 	nanosleep(&pause, NULL);
 }
@@ -156,7 +154,7 @@ static void load(void)
 	if (!skeleton->rodata->out_ifindex)
 		die("find %s", options.tx_device);
 	skeleton->rodata->flows = options.flows;
-	skeleton->rodata->l4_offset = (unsigned int)options.l4_offset;
+	skeleton->rodata->l4_offset = options.l4_offset;
 	if (strlen(options.packet) != 2 * FRAME) {
 		errno = EINVAL;
 		die("the packet must be %d octets in hex", FRAME);
@@ -172,42 +170,53 @@ static void load(void)
 		die("load the load's programs");
 }
 
+/* NAME=VALUE, in any order. */
 static void parse(int argc, char **argv)
 {
-	static const struct option names[] = {
-	    {"tx-namespace", 1, 0, 't'}, {"tx-device", 1, 0, 'T'}, {"rx-namespace", 1, 0, 'r'},
-	    {"rx-device", 1, 0, 'R'},	 {"packet", 1, 0, 'p'},	   {"l4-offset", 1, 0, '4'},
-	    {"flows", 1, 0, 'f'},	 {"first", 1, 0, 'F'},	   {"warm", 1, 0, 'w'},
-	    {"seconds", 1, 0, 's'},	 {"pps", 1, 0, 'P'},	   {"core", 1, 0, 'c'},
-	    {"xdp-sink", 0, 0, 'x'},	 {"cover", 0, 0, 'C'},	   {"spin", 1, 0, 'S'},
-	    {0}};
-	int option;
+	static const struct {
+		const char *name;
+		enum { TEXT, WHOLE, REAL } kind;
+		void *place;
+	} names[] = {
+		{ "tx-namespace", TEXT, &options.tx_namespace },
+		{ "tx-device", TEXT, &options.tx_device },
+		{ "rx-namespace", TEXT, &options.rx_namespace },
+		{ "rx-device", TEXT, &options.rx_device },
+		{ "packet", TEXT, &options.packet },
+		{ "l4-offset", WHOLE, &options.l4_offset },
+		{ "flows", WHOLE, &options.flows },
+		{ "first", WHOLE, &options.first },
+		{ "core", WHOLE, &options.core },
+		{ "xdp-sink", WHOLE, &options.xdp_sink },
+		{ "cover", WHOLE, &options.cover },
+		{ "warm", REAL, &options.warm },
+		{ "seconds", REAL, &options.seconds },
+		{ "pps", REAL, &options.pps },
+		{ "spin", TEXT, &options.spin },
+	};
+	const size_t count = sizeof(names) / sizeof(names[0]);
 
-	while ((option = getopt_long(argc, argv, "", names, NULL)) != -1) {
-		switch (option) {
-		case 't': options.tx_namespace = optarg; break;
-		case 'T': options.tx_device = optarg; break;
-		case 'r': options.rx_namespace = optarg; break;
-		case 'R': options.rx_device = optarg; break;
-		case 'p': options.packet = optarg; break;
-		case '4': options.l4_offset = atoi(optarg); break;
-		case 'f': options.flows = (unsigned int)strtoul(optarg, NULL, 0); break;
-		case 'F': options.first = (unsigned int)strtoul(optarg, NULL, 0); break;
-		case 'w': options.warm = atof(optarg); break;
-		case 's': options.seconds = atof(optarg); break;
-		case 'P': options.pps = atof(optarg); break;
-		case 'c': options.core = atoi(optarg); break;
-		case 'x': options.xdp_sink = 1; break;
-		case 'S': options.spin = optarg; break;
-		case 'C': options.cover = 1; break;
-		default: exit(2);
-		}
+	errno = EINVAL;
+	for (int i = 1; i < argc; i++) {
+		char *value = strchr(argv[i], '=');
+		size_t n = 0;
+
+		while (value && n < count &&
+		       (strlen(names[n].name) != (size_t)(value - argv[i]) ||
+			strncmp(names[n].name, argv[i], strlen(names[n].name))))
+			n++;
+		if (!value++ || n == count)
+			die("blast: %s", argv[i]);
+		if (names[n].kind == TEXT)
+			*(const char **)names[n].place = value;
+		else if (names[n].kind == WHOLE)
+			*(unsigned int *)names[n].place = (unsigned int)strtoul(value, NULL, 0);
+		else
+			*(double *)names[n].place = atof(value);
 	}
 	if (!options.tx_namespace || !options.tx_device || !options.rx_namespace || !options.rx_device ||
-	    !options.packet || (options.flows & (options.flows - 1))) {
-		errno = EINVAL;
+	    !options.packet || (options.flows & (options.flows - 1)))
 		die("blast: namespaces, devices and packet are needed, and flows a power of two");
-	}
 }
 
 static struct spin_counter *open_spinner(void)
@@ -223,7 +232,7 @@ static struct spin_counter *open_spinner(void)
 
 static struct snapshot snapshot(const struct spin_counter *spinner)
 {
-	struct snapshot now = {.arrived = arrived(), .sent = skeleton->bss->sent, .waited = skeleton->bss->waited_ns};
+	struct snapshot now = { .arrived = arrived(), .sent = skeleton->bss->sent, .waited = skeleton->bss->waited_ns };
 
 	for (long i = 0; spinner && i < sysconf(_SC_NPROCESSORS_ONLN) && i < CORES_MAX; i++)
 		now.spun[i] = spinner[i].count;

@@ -19,7 +19,7 @@ static void start(void)
 {
 	static unsigned int turn;
 	const struct peer *peer = &peers[turn++ % CONNECT_PORTS];
-	struct epoll_event event = {.events = EPOLLOUT};
+	struct epoll_event event = { .events = EPOLLOUT };
 	int fd = socket(peer->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), one = 1;
 
 	if (fd < 0 || fd >= (int)(sizeof(sent) / sizeof(sent[0])))
@@ -43,8 +43,8 @@ static void finish(int fd, int good)
 
 static void go_on(int fd)
 {
-	struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
-	char buffer[MESSAGE] = {0};
+	struct epoll_event event = { .events = EPOLLIN, .data.fd = fd };
+	char buffer[MESSAGE] = { 0 };
 	ssize_t got;
 
 	if (!sent[fd]) {

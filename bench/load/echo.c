@@ -17,7 +17,7 @@ static int compare(const void *a, const void *b)
 
 static int exchange(int fd)
 {
-	char buffer[MESSAGE] = {0};
+	char buffer[MESSAGE] = { 0 };
 	ssize_t got = 0;
 
 	if (send(fd, buffer, sizeof(buffer), MSG_NOSIGNAL) != MESSAGE)
@@ -36,7 +36,7 @@ static int exchange(int fd)
 
 int main(int argc, char **argv)
 {
-	struct timeval patience = {.tv_sec = PATIENCE_S};
+	struct timeval patience = { .tv_sec = PATIENCE_S };
 	uint64_t end, lost = 0;
 	struct peer peer;
 	size_t count = 0;
@@ -68,7 +68,7 @@ int main(int argc, char **argv)
 		die("no answer at all");
 	}
 	qsort(samples, count, sizeof(samples[0]), compare);
-	printf("{\"count\": %zu, \"lost\": %llu, \"p50_us\": %.3f, \"p99_us\": %.3f}\n", count, (unsigned long long)lost,
-	       samples[count / 2] / 1e3, samples[count * 99 / 100] / 1e3);
+	printf("{\"count\": %zu, \"lost\": %llu, \"p50_us\": %.3f, \"p99_us\": %.3f}\n", count,
+	       (unsigned long long)lost, samples[count / 2] / 1e3, samples[count * 99 / 100] / 1e3);
 	return 0;
 }

@@ -17,7 +17,7 @@ struct peer {
 
 static inline struct peer peer_at(const char *text, int port)
 {
-	struct peer peer = {0};
+	struct peer peer = { 0 };
 	struct sockaddr_in *v4 = (struct sockaddr_in *)&peer.address;
 	struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)&peer.address;
 

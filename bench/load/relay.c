@@ -17,7 +17,7 @@ struct way {
 
 static int tap(const char *namespace, const char *name)
 {
-	struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
+	struct ifreq request = { .ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR };
 	int fd;
 
 	enter_namespace(namespace);

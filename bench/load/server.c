@@ -28,8 +28,8 @@ static int poll_fd;
 
 static void watch(int fd, enum role role, enum role then)
 {
-	union tag tag = {.fd = fd, .role = (uint16_t)role, .then = (uint16_t)then};
-	struct epoll_event event = {.events = EPOLLIN, .data.u64 = tag.word};
+	union tag tag = { .fd = fd, .role = (uint16_t)role, .then = (uint16_t)then };
+	struct epoll_event event = { .events = EPOLLIN, .data.u64 = tag.word };
 
 	if (epoll_ctl(poll_fd, EPOLL_CTL_ADD, fd, &event))
 		die("watch a socket");
@@ -37,7 +37,7 @@ static void watch(int fd, enum role role, enum role then)
 
 static void serve(int type, int port, enum role role, enum role then)
 {
-	struct sockaddr_in6 address = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port)};
+	struct sockaddr_in6 address = { .sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port) };
 	int fd = socket(AF_INET6, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), one = 1, zero = 0;
 
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
@@ -116,14 +116,24 @@ int main(int argc, char **argv)
 		int count = epoll_wait(poll_fd, events, EVENTS, -1);
 
 		for (int i = 0; i < count; i++) {
-			union tag tag = {.word = events[i].data.u64};
+			union tag tag = { .word = events[i].data.u64 };
 
 			switch ((enum role)tag.role) {
-			case LISTEN: take(tag.fd, (enum role)tag.then); break;
-			case BULK: swallow(tag.fd); break;
-			case ECHO: echo(tag.fd); break;
-			case ANSWER: answer(tag.fd); break;
-			case DATAGRAM: datagram(tag.fd); break;
+			case LISTEN:
+				take(tag.fd, (enum role)tag.then);
+				break;
+			case BULK:
+				swallow(tag.fd);
+				break;
+			case ECHO:
+				echo(tag.fd);
+				break;
+			case ANSWER:
+				answer(tag.fd);
+				break;
+			case DATAGRAM:
+				datagram(tag.fd);
+				break;
 			}
 		}
 	}

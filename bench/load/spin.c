@@ -14,7 +14,7 @@ static struct spin_counter *counters;
 static void *spin(void *argument)
 {
 	intptr_t core = (intptr_t)argument;
-	struct sched_param none = {0};
+	struct sched_param none = { 0 };
 	uint64_t count = 0;
 
 	pin_to_core((int)core);

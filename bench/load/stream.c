@@ -35,7 +35,7 @@ static uint64_t waiting(int fd)
 
 int main(int argc, char **argv)
 {
-	struct timeval patience = {.tv_usec = 100000}; /* a path that loses everything must not hang us */
+	struct timeval patience = { .tv_usec = 100000 }; /* a path that loses everything must not hang us */
 	uint64_t begin, before, octets;
 	struct peer peer;
 	int fd;

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6, IPv6ExtHdrFragment
 from scapy.layers.l2 import ARP, Ether
 
 from headrace.abi import Reason
@@ -107,7 +107,7 @@ def test_a_router_behind_an_open_port_is_answered(twin: MakeTwin) -> None:
 
 
 def test_the_asker_is_who_the_frame_is_from(twin: MakeTwin) -> None:
-    """A bridge behind an open port passes its guests' questions on: the frame's MAC is answered, the message's is told."""
+    """A bridge behind an open port passes on what its guests ask: the frame's MAC is answered."""
     asked = twin(*STATE, port("a", "blue", 1, port_security=False))
     guest = Somewhere("02:00:00:00:00:77", ("10.0.0.77",))
     question = packet.arp(guest, "10.0.0.2", smac=A.mac)
@@ -202,7 +202,7 @@ PASSED_ON = {
     "an option cut short": packet.with_octet(shorter(NS, 1), 78, 14),
     "two options": longer(NS, b"\x0e\x01" + bytes(6)),
     "behind destination options": packet.padded(NS),
-    "behind an atomic fragment header": packet.extended(NS, [packet.IPv6ExtHdrFragment(id=1)]),
+    "behind an atomic fragment header": packet.extended(NS, [IPv6ExtHdrFragment(id=1)]),
 }
 
 

@@ -1,0 +1,584 @@
+"""track: connections and what they live through. docs/pipeline.md, "track"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from msgspec.structs import replace
+
+from headrace import abi
+from headrace.abi import Reason, State
+from headrace.datapath.decision import Place
+from headrace.model import Port
+from headrace.model import State as Desired
+from headrace.testing import packet
+from headrace.testing.host import CONNECTIONS
+from headrace.testing.observation import Observed
+from headrace.testing.packet import BROADCAST, Somewhere
+from headrace.testing.twin import Twin, sent, tunnelled
+from headrace.testing.world import ANY, OUT, group, network, port, rule
+
+MakeTwin = Callable[..., Twin]
+
+BLUE = network("blue")
+A, B, C = port("a", "blue", 1, "any"), port("b", "blue", 2, "any"), port("c", "blue", 3, "any", host="h2")
+STATE = (BLUE, group("any", *ANY), A, B, C)
+
+
+def tcp(asked: Twin, sender: Port, receiver: Port, flags: str) -> Observed:
+    """A segment between port 1000 of A and port 80 of the other."""
+    sport, dport = (1000, 80) if sender == A else (80, 1000)
+    frame = packet.tcp(sender, receiver, sport, dport, flags)
+    return asked.run(tunnelled(frame) if sender.host == "h2" else sent(sender.id, frame))
+
+
+# TCP, step by step: who sends what, and the state that the connection is in afterwards.
+STORIES = {
+    "opened, used and closed": [
+        (">S", State.SYN_SENT),
+        ("<SA", State.SYN_RECEIVED),
+        (">A", State.ESTABLISHED),
+        (">PA", State.ESTABLISHED),
+        ("<PA", State.ESTABLISHED),
+        (">FA", State.CLOSING),
+        ("<A", State.CLOSING),
+        ("<FA", State.TIME_WAIT),
+        (">A", State.TIME_WAIT),
+    ],
+    "retransmissions": [
+        (">S", State.SYN_SENT),
+        (">S", State.SYN_SENT),
+        ("<SA", State.SYN_RECEIVED),
+        ("<SA", State.SYN_RECEIVED),
+        (">S", State.SYN_RECEIVED),
+        ("<A", State.SYN_RECEIVED),
+        (">A", State.ESTABLISHED),
+        ("<SA", State.ESTABLISHED),
+        (">S", State.ESTABLISHED),
+    ],
+    "the other side closes first": [
+        (">S", State.SYN_SENT),
+        ("<SA", State.SYN_RECEIVED),
+        (">A", State.ESTABLISHED),
+        ("<FA", State.CLOSING),
+        ("<FA", State.CLOSING),
+        (">FA", State.TIME_WAIT),
+    ],
+    "refused": [(">S", State.SYN_SENT), ("<RA", State.CLOSED), ("<RA", State.CLOSED), (">A", State.CLOSED)],
+    "reset by its opener": [(">S", State.SYN_SENT), ("<SA", State.SYN_RECEIVED), (">R", State.CLOSED)],
+    "answered without SYN": [(">S", State.SYN_SENT), ("<A", State.ESTABLISHED)],
+    "closed before it is open": [(">S", State.SYN_SENT), (">FA", State.CLOSING), ("<FA", State.TIME_WAIT)],
+    "opened from both ends": [(">S", State.SYN_SENT), ("<S", State.SYN_RECEIVED), (">A", State.ESTABLISHED)],
+    "adopted in mid-stream": [
+        (">A", State.ESTABLISHED),
+        ("<A", State.ESTABLISHED),
+        ("<FA", State.CLOSING),
+        (">FA", State.TIME_WAIT),
+    ],
+    "adopted at its end": [(">FA", State.CLOSING), ("<FA", State.TIME_WAIT)],
+    "adopted without ACK": [(">F", State.CLOSING)],
+    "reset in TIME_WAIT": [(">FA", State.CLOSING), ("<FA", State.TIME_WAIT), (">R", State.CLOSED)],
+    "reopened in TIME_WAIT": [
+        (">FA", State.CLOSING),
+        ("<FA", State.TIME_WAIT),
+        (">S", State.SYN_SENT),
+        ("<SA", State.SYN_RECEIVED),
+    ],
+    "reopened after a reset": [(">S", State.SYN_SENT), ("<RA", State.CLOSED), (">S", State.SYN_SENT)],
+    "reopened by the other side": [(">FA", State.CLOSING), ("<FA", State.TIME_WAIT), ("<S", State.SYN_SENT)],
+    "a SYN+ACK reopens nothing": [(">FA", State.CLOSING), ("<FA", State.TIME_WAIT), ("<SA", State.TIME_WAIT)],
+}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("other", [B, C], ids=lambda one: one.id)
+@pytest.mark.parametrize("name", STORIES)
+def test_the_states_of_tcp(twin: MakeTwin, name: str, other: Port, family: int) -> None:
+    """Each step by walk and by replay, on one host and over two."""
+    for by_walk in (False, True):
+        asked = twin(*STATE)
+        for step, expected in STORIES[name]:
+            ends = (A, other) if step[0] == ">" else (other, A)
+            ports = (1000, 80) if step[0] == ">" else (80, 1000)
+            frame = packet.tcp(*ends, *ports, step[1:], family=family)
+            if by_walk:
+                asked.host.datapath.raise_epochs(asked.host.ports.values())
+            observed = asked.run(tunnelled(frame) if ends[0].host == "h2" else sent(ends[0].id, frame))
+            assert observed.connection == expected, step
+            assert not (by_walk and observed.replayed)
+
+
+def test_a_reset_of_nothing_makes_nothing(twin: MakeTwin) -> None:
+    asked = twin(*STATE)
+    for flags in ("R", "RA"):
+        observed = asked.thrice(sent("a", packet.tcp(A, B, 1000, 80, flags)))
+        assert (observed.reason, observed.connection, observed.replayed) == (Reason.NONE, None, False)
+
+
+def test_a_syn_ack_that_answers_nothing(twin: MakeTwin) -> None:
+    asked = twin(*STATE)
+    assert tcp(asked, A, B, "SA").reason == Reason.TCP_INVALID
+    assert tcp(asked, C, A, "SA").reason == Reason.TCP_INVALID
+    free = group("free", *ANY, stateful=False)
+    asked = twin(BLUE, free, port("a", "blue", 1, "free"), port("b", "blue", 2, "free"))
+    assert asked.thrice(sent("a", packet.tcp(A, B, 1000, 80, "SA"))).connection == State.STATELESS
+    asked = twin(BLUE, port("a", "blue", 1, port_security=False), port("b", "blue", 2, port_security=False))
+    assert asked.thrice(sent("a", packet.tcp(A, B, 1000, 80, "SA"))).reason == Reason.NONE
+
+
+def test_a_refused_opening_leaves_nothing(twin: MakeTwin) -> None:
+    asked = twin(BLUE, group("any", *ANY), group("out", *OUT), A, port("b", "blue", 2, "out"))
+    assert asked.thrice(sent("a", packet.tcp(A, B, 1000, 80))).reason == Reason.ACL_TO_PORT
+    assert not asked.memory.flows
+
+
+# What is not TCP
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("kind", ["udp", "sctp", "gre"])
+def test_other_protocols_are_new_until_a_reply(twin: MakeTwin, kind: str, family: int) -> None:
+    asked = twin(*STATE)
+
+    def frame(sender: Port, receiver: Port, sport: int, dport: int) -> bytes:
+        if kind == "gre":
+            return packet.other(sender, receiver, 47, family=family)
+        build = packet.udp if kind == "udp" else packet.sctp
+        return build(sender, receiver, sport, dport, family=family)
+
+    assert asked.thrice(sent("a", frame(A, C, 1000, 53))).connection == State.NEW
+    assert asked.thrice(tunnelled(frame(C, A, 53, 1000))).connection == State.ASSURED
+    assert asked.thrice(sent("a", frame(A, C, 1000, 53))).connection == State.ASSURED
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "family"), [(8, 0, 4), (13, 14, 4), (15, 16, 4), (17, 18, 4), (128, 129, 6)]
+)
+def test_icmp_queries_are_answered(twin: MakeTwin, question: int, answer: int, family: int) -> None:
+    asked = twin(BLUE, group("out", *OUT), port("a", "blue", 1, "out"), port("c", "blue", 3, "out", host="h2"))
+    asking = packet.icmp(A, C, question, ident=7, family=family)
+    answering = packet.icmp(C, A, answer, ident=7, family=family)
+    assert asked.thrice(tunnelled(answering)).reason == Reason.ACL_TO_PORT
+    assert asked.thrice(sent("a", asking)).connection == State.NEW
+    assert asked.thrice(tunnelled(packet.icmp(C, A, answer, ident=8, family=family))).reason == Reason.ACL_TO_PORT
+    assert asked.thrice(tunnelled(packet.icmp(C, A, answer, 1, ident=7, family=family))).reason == Reason.ACL_TO_PORT
+    assert asked.thrice(tunnelled(answering)).connection == State.ASSURED
+
+
+@pytest.mark.parametrize(("answer", "question", "family"), [(0, 8, 4), (14, 13, 4), (129, 128, 6), (10, 9, 4)])
+def test_an_answer_lets_no_question_back(twin: MakeTwin, answer: int, question: int, family: int) -> None:
+    asked = twin(BLUE, group("out", *OUT), port("a", "blue", 1, "out"), port("c", "blue", 3, "out", host="h2"))
+    assert asked.thrice(sent("a", packet.icmp(A, C, answer, ident=7, family=family))).connection == State.NEW
+    assert asked.thrice(tunnelled(packet.icmp(C, A, question, ident=7, family=family))).reason == Reason.ACL_TO_PORT
+
+
+# Expiry
+
+LIVES = {
+    State.SYN_SENT: ([">S"], 120_000),
+    State.SYN_RECEIVED: ([">S", "<SA"], 60_000),
+    State.ESTABLISHED: ([">A"], 432_000_000),
+    State.CLOSING: ([">FA"], 120_000),
+    State.TIME_WAIT: ([">FA", "<FA"], 120_000),
+    State.CLOSED: ([">S", "<RA"], 10_000),
+}
+
+
+@pytest.mark.parametrize("state", LIVES, ids=lambda state: state.name)
+def test_how_long_tcp_connections_stay_silent(twin: MakeTwin, state: State) -> None:
+    steps, timeout = LIVES[state]
+    for ms, lives in ((timeout, True), (timeout + 1, False)):
+        asked = twin(*STATE)
+        for step in steps:
+            observed = tcp(asked, *((A, B) if step[0] == ">" else (B, A)), step[1:])
+        assert observed.connection == state
+        (conn,) = asked.host.memory.connections().values()
+        assert conn.timeout == timeout
+        asked.age(ms)
+        tcp(asked, B, A, "A")
+        (conn,) = asked.host.memory.connections().values()
+        sender = asked.host.memory.place(conn.key[0].where)
+        assert sender == Place("port", "a" if lives else "b"), "who answers a dead connection begins his own"
+
+
+@pytest.mark.parametrize(
+    ("kind", "answered", "timeout"),
+    [
+        ("udp", False, 30_000),
+        ("udp", True, 180_000),
+        ("icmp", False, 30_000),
+        ("icmp", True, 30_000),
+        ("gre", False, 600_000),
+        ("gre", True, 600_000),
+    ],
+)
+def test_how_long_others_stay_silent(twin: MakeTwin, kind: str, answered: bool, timeout: int) -> None:  # noqa: FBT001
+    frames = {
+        "udp": (packet.udp(A, C, 1000, 53), packet.udp(C, A, 53, 1000)),
+        "icmp": (packet.icmp(A, C), packet.icmp(C, A, 0)),
+        "gre": (packet.other(A, C, 47), packet.other(C, A, 47)),
+    }
+    asking, answering = frames[kind]
+    asked = twin(BLUE, group("out", *OUT), port("a", "blue", 1, "out"), port("c", "blue", 3, "out", host="h2"))
+    asked.run(sent("a", asking))
+    if answered:
+        asked.run(tunnelled(answering))
+    asked.age(timeout)
+    assert asked.run(tunnelled(answering)).reason == Reason.NONE
+    asked.age(180_000 if kind == "udp" else timeout)
+    assert asked.run(tunnelled(answering)).replayed, "a packet makes it young again"
+    asked.age(181_000 if kind == "udp" else timeout + 1)
+    assert asked.run(tunnelled(answering)).reason == Reason.ACL_TO_PORT
+    assert not asked.host.memory.connections()
+
+
+def test_stateless_connections_expire_and_come_again(twin: MakeTwin) -> None:
+    asked = twin(BLUE, group("free", *ANY, stateful=False), port("a", "blue", 1, "free"), port("b", "blue", 2, "free"))
+    arrival = sent("a", packet.tcp(A, B, 1000, 80, "A"))
+    assert asked.thrice(arrival).connection == State.STATELESS
+    asked.age(30_000)
+    assert asked.run(arrival).replayed
+    asked.age(30_001)
+    assert not asked.run(arrival).replayed
+    assert len(asked.host.memory.connections()) == 1
+
+
+# Fragments
+
+WHOLE = packet.udp(A, B, 1000, 53, payload=bytes(24))
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("tunnel", [False, True])
+def test_later_fragments_follow_their_first(twin: MakeTwin, family: int, tunnel: bool) -> None:  # noqa: FBT001
+    sender = C if tunnel else A
+    parts = packet.fragments(packet.udp(sender, B, 1000, 53, payload=bytes(24), family=family), 8)
+    arrivals = [tunnelled(part) if tunnel else sent("a", part) for part in parts]
+    dns = group("dns", rule("d4", "ingress", 17, 53), rule("d6", "ingress", 17, 53, ethertype="IPv6"))
+    asked = twin(BLUE, dns, group("any", *ANY), A, port("b", "blue", 2, "dns"), C)
+    assert asked.thrice(arrivals[1]).reason == Reason.FRAGMENT_ORPHAN
+    for arrival in arrivals:
+        observed = asked.thrice(arrival)
+        assert observed.reason == Reason.NONE
+        assert not observed.replayed, "fragments take the walk"
+    assert len(asked.host.memory.connections()) == 1
+    whole = packet.udp(sender, B, 1000, 53, payload=bytes(24), family=family)
+    assert asked.thrice(tunnelled(whole) if tunnel else sent("a", whole)).replayed
+
+
+def test_a_first_fragment_is_remembered_for_30_seconds(twin: MakeTwin) -> None:
+    asked = twin(*STATE)
+    first, later, *_ = packet.fragments(WHOLE, 8)
+    asked.run(sent("a", first))
+    asked.age(29_000)
+    assert asked.run(sent("a", later)).reason == Reason.NONE
+    asked.age(1_001)
+    assert asked.run(sent("a", later)).reason == Reason.FRAGMENT_ORPHAN
+    asked.run(sent("a", first))
+    assert asked.run(sent("a", later)).reason == Reason.NONE
+
+
+def test_whose_fragment_it_is(twin: MakeTwin) -> None:
+    """Where it came from, addresses, protocol and identification tell, together."""
+    asked = twin(*STATE, port("d", "blue", 4, port_security=False))
+    first, later, *_ = packet.fragments(WHOLE, 8, ident=7)
+    asked.run(sent("a", first))
+    assert asked.run(sent("a", packet.fragments(WHOLE, 8, ident=8)[1])).reason == Reason.FRAGMENT_ORPHAN
+    assert asked.run(sent("a", packet.with_octet(later, 23, 6))).reason == Reason.FRAGMENT_ORPHAN
+    assert asked.run(sent("a", packet.with_octet(later, 33, 3))).reason == Reason.FRAGMENT_ORPHAN
+    assert asked.run(sent("d", later)).reason == Reason.FRAGMENT_ORPHAN
+    assert asked.run(tunnelled(later)).reason == Reason.FRAGMENT_ORPHAN
+    assert asked.run(sent("a", later)).reason == Reason.NONE
+
+
+@pytest.mark.parametrize(("offset", "reason"), [(8, Reason.FRAGMENT_OVERLAP), (16, Reason.NONE), (24, Reason.NONE)])
+def test_overlapping_fragments(twin: MakeTwin, offset: int, reason: Reason) -> None:
+    asked = twin(*STATE)
+    asked.run(sent("a", packet.fragments(WHOLE, 16)[0]))
+    part = packet.fragments(WHOLE, 8)[offset // 8]
+    assert asked.thrice(sent("a", part)).reason == reason
+
+
+def test_a_newer_first_fragment_replaces_the_older(twin: MakeTwin) -> None:
+    asked = twin(*STATE)
+    asked.run(sent("a", packet.fragments(WHOLE, 16)[0]))
+    asked.run(sent("a", packet.fragments(packet.udp(A, B, 1001, 53, payload=bytes(24)), 8)[0]))
+    observed = asked.run(sent("a", packet.fragments(WHOLE, 8)[1]))
+    assert observed.reason == Reason.NONE
+    assert observed.key is not None
+    assert observed.key.sport == 1001
+
+
+def test_a_later_fragment_changes_no_tcp_state_and_makes_no_connection(twin: MakeTwin) -> None:
+    asked = twin(*STATE)
+    parts = packet.fragments(packet.tcp(A, B, 1000, 80, "FA", payload=bytes(40)), 24)
+    assert asked.run(sent("a", parts[0])).connection == State.CLOSING
+    tcp(asked, B, A, "FA")
+    assert asked.thrice(sent("a", parts[1])).connection == State.TIME_WAIT
+    asked.age(20_000)
+    asked.run(sent("a", parts[0]))
+    tcp(asked, A, B, "R")
+    asked.age(10_001)
+    assert not asked.host.memory.connections()
+    observed = asked.thrice(sent("a", parts[1]))
+    assert (observed.reason, observed.connection) == (Reason.NONE, None)
+    assert not asked.host.memory.connections()
+
+
+def test_a_reset_in_fragments_makes_nothing(twin: MakeTwin) -> None:
+    asked = twin(*STATE)
+    for part in packet.fragments(packet.tcp(A, B, 1000, 80, "R", payload=bytes(24)), 24):
+        assert asked.thrice(sent("a", part)).connection is None
+
+
+# ICMP errors
+
+
+@pytest.mark.parametrize(("kind", "family"), [(3, 4), (4, 4), (5, 4), (11, 4), (12, 4), (1, 6), (2, 6), (3, 6), (4, 6)])
+@pytest.mark.parametrize("protocol", ["tcp", "udp", "icmp", "gre"])
+def test_an_error_belongs_to_the_connection_it_quotes(twin: MakeTwin, protocol: str, kind: int, family: int) -> None:
+    asked = twin(BLUE, group("out", *OUT), port("a", "blue", 1, "out"), port("c", "blue", 3, "out", host="h2"))
+    quoted = {
+        "tcp": packet.tcp(A, C, 1000, 80, "A", family=family),
+        "udp": packet.udp(A, C, 1000, 53, family=family),
+        "icmp": packet.icmp(A, C, 8 if family == 4 else 128, family=family),
+        "gre": packet.other(A, C, 47, payload=bytes(8), family=family),
+    }[protocol]
+    router = Somewhere("02:00:00:00:00:fe", ("10.0.0.254", "fd00::fe"))
+    error = tunnelled(packet.icmp_error(router, A, quoted, kind, family=family))
+    assert asked.thrice(error).reason == Reason.ICMP_UNRELATED
+    asked.run(sent("a", quoted))
+    before = asked.host.memory.facts()
+    observed = asked.thrice(error)
+    assert (observed.reason, observed.rule_to, observed.replayed) == (Reason.NONE, "ESTABLISHED", False)
+    assert asked.host.memory.facts() == before
+
+
+def test_an_error_about_a_reply_passes_the_other_way(twin: MakeTwin) -> None:
+    asked = twin(BLUE, group("web", rule("in", "ingress", 6, 80)), port("a", "blue", 1, "web"), C)
+    asked.run(tunnelled(packet.tcp(C, A, 1000, 80)))
+    answer = packet.tcp(A, C, 80, 1000, "SA")
+    asked.run(sent("a", answer))
+    error = packet.icmp_error(A, C, packet.tcp(C, A, 1000, 80, "A"))
+    assert asked.thrice(sent("a", error)).rule_from == "ESTABLISHED"
+    assert asked.thrice(tunnelled(packet.icmp_error(C, A, answer))).rule_to == "ESTABLISHED"
+
+
+QUOTED = packet.udp(A, C, 1000, 53, payload=b"12345678")
+UNQUOTABLE = {
+    "seven octets of transport": packet.icmp_error(C, A, QUOTED, room=27),
+    "no octet": packet.icmp_error(C, A, QUOTED, room=0),
+    "half an IP header": packet.icmp_error(C, A, QUOTED, room=12),
+    "another source": packet.icmp_error(C, A, packet.with_octet(QUOTED, 29, 9)),
+    "another port": packet.icmp_error(C, A, packet.with_octet(QUOTED, 35, 9)),
+    "another version": packet.icmp_error(C, A, packet.with_octet(QUOTED, 14, 0x65)),
+    "a short header length": packet.icmp_error(C, A, packet.with_octet(QUOTED, 14, 0x44)),
+    "a later fragment": packet.icmp_error(C, A, packet.with_octet(QUOTED, 21, 1)),
+    "an ICMP error": packet.icmp_error(C, A, packet.icmp(A, C, 3)),
+    "the opposite direction": packet.icmp_error(C, A, packet.udp(C, A, 53, 1000)),
+}
+
+
+@pytest.mark.parametrize("name", UNQUOTABLE)
+def test_an_error_that_quotes_nothing_known(twin: MakeTwin, name: str) -> None:
+    asked = twin(*STATE)
+    asked.run(sent("a", QUOTED))
+    assert asked.thrice(tunnelled(UNQUOTABLE[name])).reason == Reason.ICMP_UNRELATED
+
+
+def test_eight_octets_of_transport_are_enough(twin: MakeTwin) -> None:
+    asked = twin(*STATE)
+    asked.run(sent("a", QUOTED))
+    assert asked.thrice(tunnelled(packet.icmp_error(C, A, QUOTED, room=28))).reason == Reason.NONE
+
+
+def test_stateless_and_open_ports_ask_their_rules_about_errors(twin: MakeTwin) -> None:
+    free = group("free", *OUT, rule("err", "ingress", 1, 3), stateful=False)
+    asked = twin(BLUE, free, port("a", "blue", 1, "free"), port("c", "blue", 3, host="h2"))
+    assert asked.thrice(tunnelled(packet.icmp_error(C, A, QUOTED))).rule_to == "err"
+    assert asked.thrice(tunnelled(packet.icmp_error(C, A, QUOTED, 11))).reason == Reason.ACL_TO_PORT
+    asked = twin(BLUE, port("a", "blue", 1, port_security=False), C)
+    assert asked.thrice(tunnelled(packet.icmp_error(C, A, QUOTED))).rule_to == "OPEN"
+
+
+def test_an_expired_connection_has_no_errors(twin: MakeTwin) -> None:
+    asked = twin(*STATE)
+    asked.run(sent("a", QUOTED))
+    asked.age(30_001)
+    assert asked.thrice(tunnelled(packet.icmp_error(C, A, QUOTED))).reason == Reason.ICMP_UNRELATED
+
+
+# What makes no connection
+
+
+@pytest.mark.parametrize("kind", [130, 131, 132, 133, 134, 135, 136, 137, 143])
+def test_discovery_and_listeners_make_no_connection(twin: MakeTwin, kind: int) -> None:
+    asked = twin(*STATE)
+    frame = packet.icmp(C, A, kind, family=6)
+    assert asked.thrice(tunnelled(frame)).connection is None
+    assert not asked.host.memory.connections()
+
+
+def test_frames_to_multicast_macs_make_no_connection(twin: MakeTwin) -> None:
+    asked = twin(*STATE)
+    frame = packet.udp(A, B, 1000, 53, dmac=BROADCAST)
+    assert asked.thrice(sent("a", frame)).reason == Reason.FLOODED
+    assert not asked.host.memory.connections()
+
+
+def test_frames_to_multicast_macs_belong_to_no_connection(twin: MakeTwin) -> None:
+    asked = twin(BLUE, group("out", *OUT), port("a", "blue", 1, "out"), C)
+    asked.run(sent("a", packet.udp(A, C, 1000, 53)))
+    reply = packet.udp(C, A, 53, 1000)
+    assert asked.thrice(tunnelled(reply)).reason == Reason.NONE
+    observed = asked.thrice(tunnelled(packet.udp(C, A, 53, 1000, dmac=BROADCAST)))
+    assert [(one.port, one.reason) for one in observed.refused] == [("a", Reason.ACL_TO_PORT)]
+
+
+def test_what_implicit_rules_pass_makes_no_connection(twin: MakeTwin) -> None:
+    asked = twin(*STATE)
+    for arrival in (sent("a", packet.udp(A, B, 68, 67)), tunnelled(packet.udp(C, A, 67, 68))):
+        assert asked.thrice(arrival).connection is None
+    assert not asked.host.memory.connections()
+
+
+# Keys
+
+
+def test_one_tuple_of_two_networks_is_two_connections(twin: MakeTwin) -> None:
+    red = (port("ra", "red", 1, "any"), port("rb", "red", 2, "any"))
+    asked = twin(*STATE, network("red", 200), *red)
+    for sender in ("a", "ra"):
+        assert asked.thrice(sent(sender, packet.udp(A, B, 1000, 53))).connection == State.NEW
+    assert asked.run(sent("b", packet.udp(B, A, 53, 1000))).connection == State.ASSURED
+    assert len(asked.host.memory.connections()) == 2
+    assert {conn.state for conn in asked.host.memory.connections().values()} == {State.NEW, State.ASSURED}
+
+
+def test_one_tuple_of_two_vnis_is_two_connections(twin: MakeTwin) -> None:
+    red = port("ra", "red", 1, "any")
+    asked = twin(*STATE, network("red", 200), red, port("rc", "red", 3, "any", host="h2"))
+    for vni, receiver in ((100, "a"), (200, "ra")):
+        observed = asked.thrice(tunnelled(packet.udp(C, A, 1000, 53), vni=vni))
+        assert observed.outputs[0].port == receiver
+    assert len(asked.host.memory.connections()) == 2
+
+
+def test_a_new_connection_ends_those_that_hold_its_keys(twin: MakeTwin) -> None:
+    """Two senders without port security of one tuple, answered by one receiver: the second's reply key is taken."""
+    two = [port(name, "blue", number, port_security=False) for name, number in (("x", 8), ("y", 9))]
+    asked = twin(*STATE, *two)
+    guest = Somewhere("02:00:00:00:00:08", ("10.0.0.50",))
+    assert asked.run(sent("x", packet.udp(guest, B, 1000, 53))).connection == State.NEW
+    other = Somewhere("02:00:00:00:00:09", ("10.0.0.50",))
+    assert asked.run(sent("y", packet.udp(other, B, 1000, 53))).connection == State.NEW
+    (conn,) = asked.host.memory.connections().values()
+    assert asked.host.memory.place(conn.key[0].where) == Place("port", "y")
+    answer = asked.run(sent("b", packet.udp(B, other, 53, 1000)))
+    assert answer.outputs[0].port == "y"
+
+
+def test_a_receiver_that_moved_is_answered_where_it_is(twin: MakeTwin) -> None:
+    asked = twin(BLUE, group("out", *OUT), group("any", *ANY), port("a", "blue", 1, "out"), B, C)
+    asked.run(sent("a", packet.udp(A, B, 1000, 53)))
+    moved = port("b", "blue", 2, "any", host="h2")
+    asked.apply(Desired.of((*asked.state.all(), moved)))
+    assert asked.thrice(sent("a", packet.udp(A, B, 1000, 53))).outputs[0].vtep == "192.0.2.2"
+    assert asked.thrice(tunnelled(packet.udp(B, A, 53, 1000))).connection == State.ASSURED
+    asked.apply(Desired.of((*asked.state.all(), B)))
+    assert asked.thrice(sent("a", packet.udp(A, B, 1000, 53))).outputs[0].port == "b"
+    assert asked.thrice(sent("b", packet.udp(B, A, 53, 1000))).reason == Reason.NONE
+    assert asked.thrice(tunnelled(packet.udp(B, A, 53, 1000))).reason == Reason.ACL_TO_PORT
+
+
+def test_a_port_that_becomes_stateful_tracks_from_then_on(twin: MakeTwin) -> None:
+    free, keen = group("free", *OUT, stateful=False), group("keen", *OUT)
+    asked = twin(BLUE, free, keen, port("a", "blue", 1, "free"), C)
+    asking, answering = sent("a", packet.udp(A, C, 1000, 53)), tunnelled(packet.udp(C, A, 53, 1000))
+    assert asked.thrice(asking).connection == State.STATELESS
+    assert asked.thrice(answering).reason == Reason.ACL_TO_PORT
+    asked.apply(Desired.of((*asked.state.all(), port("a", "blue", 1, "keen"))))
+    assert asked.thrice(answering).reason == Reason.ACL_TO_PORT
+    assert asked.thrice(asking).connection == State.NEW
+    assert asked.thrice(answering).connection == State.ASSURED
+    asked.apply(Desired.of((*asked.state.all(), port("a", "blue", 1, "free"))))
+    assert asked.thrice(answering).reason == Reason.NONE, "connections outlive decisions"
+
+
+# Room
+
+
+def test_a_port_has_a_quota_of_connections(twin: MakeTwin) -> None:
+    asked = twin(*STATE, quota=3)
+    frames = [packet.udp(A, B, 1000 + number, 53) for number in range(4)]
+    for frame in frames[:3]:
+        assert asked.run(sent("a", frame)).reason == Reason.NONE
+    refused = asked.host.run(sent("a", frames[3]))  # the oracle knows no quota
+    assert (refused.reason, refused.outputs) == (Reason.QUOTA, ())
+    assert refused.counts.reasons == {("a", Reason.QUOTA): 1}
+    assert asked.run(sent("a", frames[0])).replayed
+    assert asked.run(sent("b", packet.udp(B, C, 1000, 53))).reason == Reason.NONE, "each port has its own"
+    assert not asked.host.memory.inconsistencies()
+
+
+def test_by_tunnel_the_receiver_pays(twin: MakeTwin) -> None:
+    asked = twin(*STATE, quota=1)
+    assert asked.run(tunnelled(packet.udp(C, B, 1, 53))).reason == Reason.NONE
+    refused = asked.host.run(tunnelled(packet.udp(C, B, 2, 53)))
+    assert (refused.reason, refused.counts.reasons) == (Reason.QUOTA, {("", Reason.QUOTA): 1})
+    assert asked.run(tunnelled(packet.udp(C, A, 2, 53))).reason == Reason.NONE
+
+
+def test_what_makes_no_connection_needs_no_quota(twin: MakeTwin) -> None:
+    asked = twin(*STATE, quota=1)
+    asked.run(sent("a", packet.udp(A, B, 1000, 53)))
+    assert asked.run(sent("a", packet.tcp(A, B, 1000, 80, "R"))).reason == Reason.NONE
+    assert asked.run(sent("a", packet.udp(A, B, 68, 67))).reason == Reason.NONE
+
+
+def test_an_ended_connection_gives_its_place_back(twin: MakeTwin) -> None:
+    asked = twin(*STATE, quota=1)
+    for _ in range(3):
+        for flags in ("S", "R"):
+            assert asked.run(sent("a", packet.tcp(A, B, 1000, 80, flags))).reason == Reason.NONE
+    assert asked.host.run(sent("a", packet.udp(A, B, 1000, 53))).reason == Reason.QUOTA
+
+
+def test_a_full_table_refuses_new_and_keeps_old_connections(twin: MakeTwin) -> None:
+    asked = twin(*STATE)
+    host = asked.host
+    first = sent("a", packet.udp(A, B, 0, 53))
+    for number in range(CONNECTIONS):
+        frame = packet.udp(A, B, 0, 53)
+        host.run(sent("a", frame[:34] + number.to_bytes(2, "big") + frame[36:]))
+    assert len(host.memory.connections()) == CONNECTIONS
+    refused = host.run(sent("a", packet.udp(A, B, 0, 54)))
+    assert (refused.reason, refused.outputs) == (Reason.TABLE_FULL, ())
+    assert host.run(first).replayed
+    assert not host.memory.inconsistencies()
+
+
+def test_a_connection_that_is_being_retired_is_busy(twin: MakeTwin) -> None:
+    asked = twin(*STATE)
+    host, arrival = asked.host, sent("a", packet.udp(A, B, 1000, 53))
+    host.run(arrival)
+    table, ((index, conn),) = host.datapath.maps["hr_conns"], host.memory.connections().items()
+    slot = abi.U32(value=index).pack()
+    table.update(slot, replace(conn, id=conn.id | abi.CONN_DEAD).pack())
+    assert (host.run(arrival).reason, host.run(arrival).outputs) == (Reason.BUSY, ())
+    table.update(slot, conn.pack())
+    assert host.run(arrival).replayed
+
+
+def test_an_entry_of_a_connection_that_is_gone_is_nobodys(twin: MakeTwin) -> None:
+    """Somebody wrote a decision while another retired its connection."""
+    asked = twin(*STATE)
+    host, arrival = asked.host, sent("a", packet.udp(A, B, 1000, 53))
+    host.run(arrival)
+    table, ((index, conn),) = host.datapath.maps["hr_conns"], host.memory.connections().items()
+    table.update(abi.U32(value=index).pack(), replace(conn, id=conn.id + 4096).pack())
+    observed = host.run(arrival)
+    assert (observed.reason, observed.replayed) == (Reason.NONE, False)
+    (fresh,) = (found for found in host.memory.connections().values() if found.id != conn.id + 4096)
+    assert host.memory.find(fresh.key[0]) == (fresh, False)

@@ -1,195 +1,119 @@
-"""What this host has of what Headrace needs: kernel, BPF, nftables, sysctls, uplinks. Changes nothing."""
+"""May the datapath sit on XDP of a port's device? Only where the workload sends whole checksums and no super-packets.
+
+XDP sees neither, so what it redirected would arrive broken. Where this cannot be told, the answer is no.
+"""
 
 from __future__ import annotations
 
-import concurrent.futures
-import contextlib
 import ctypes
 import os
-import platform
-import re
-import shutil
-import subprocess
-import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from headrace.agent.config import AgentConfig
-from headrace.agent.desired import restore
-from headrace.agent.guard import ruleset
-from headrace.agent.underlay import own_vteps
-from headrace.agent.uplink import Finding, ip_versions, judge
-from headrace.datapath.attach import attach_tc, detach
-from headrace.datapath.bpf import OBJECTS, PARTS
-from headrace.datapath.libbpf import Object
-from headrace.datapath.netlink import Netlink
-from headrace.errors import HeadraceError, NotFound, NotSupported
-from headrace.model import Network, State, document
+from pyroute2.netlink import rtnl
+from pyroute2.netlink.rtnl.nsidmsg import nsidmsg
 
-OLDEST = (6, 1)
-CLONE_NEWNET = 0x40000000
-LOOPBACK = 1
-SMALL = {"hr_conns": 1024, "hr_conn_free": 1024, "hr_flows": 2048}
-SYSCTL_D = "/etc/sysctl.d/90-headrace.conf"
+from headrace.datapath.netlink import Link, Netlink
+from headrace.datapath.rtnetlink import RouteSocket
+from headrace.errors import HeadraceError
+
+IFF_VNET_HDR = 0x4000
+"""linux/if_tun.h: frames on the tap come with a virtio header, so they may lack checksums or be super-packets."""
+
+MERGES = "rx-gro"
+"""A veth takes XDP frames only while its other end polls (drivers/net/veth.c), which this makes it do."""
+
+UNFIT_FEATURES = ("tx-checksum-ip-generic", "tx-tcp-segmentation", "tx-tcp6-segmentation", "tx-generic-segmentation")
 
 
-def look(config: AgentConfig) -> Iterator[Finding]:
-    """Everything, in the order in which it would have to be mended."""
-    yield kernel(platform.release())
-    root = os.geteuid() == 0
-    if not root:
-        cure = "run it as root to try the programs and nftables too"
-        yield Finding(check="root", state="warn", found="not root: programs are not tried", cure=cure)
-    pins = Path(config.bpf)
-    yield (mounted := bpffs(pins, Path("/proc/self/mountinfo").read_text()))
-    if root and mounted.state == "ok":
-        yield from programs(pins)
-    yield guard(config, try_it=root)
-    with Netlink() as netlink:
-        yield from network(config, netlink)
+def unfit(link: Link) -> str | None:
+    """Why a port's device must stay on tc; None: XDP may have it."""
+    if link.kind == "tun":
+        return unfit_tap(link.name)
+    if link.kind == "veth":
+        return unfit_veth(link)
+    return None  # a NIC's function or representor: the wire carries whole frames
 
 
-def kernel(release: str) -> Finding:
-    """Its version."""
-    match = re.match(r"(\d+)\.(\d+)", release)
-    fits = match is not None and (int(match[1]), int(match[2])) >= OLDEST
-    cure = "" if fits else f"Linux {OLDEST[0]}.{OLDEST[1]} or later: Debian 12, Ubuntu 24.04, RHEL 10"
-    return Finding(check="kernel", state="ok" if fits else "fail", found=release, cure=cure)
-
-
-def bpffs(pins: Path, mountinfo: str) -> Finding:
-    """Whether the pins' directory is on a BPF file system (proc(5), mountinfo)."""
-    mounts = [(line.split()[4], line.partition(" - ")[2].split()[0]) for line in mountinfo.splitlines()]
-    above = [(point, kind) for point, kind in mounts if pins.is_relative_to(point)]
-    point, kind = max(above, key=lambda mount: len(mount[0]), default=("/", "none"))
-    if kind == "bpf":
-        return Finding(check="bpffs", state="ok", found=f"{pins} on {point}")
-    cure = "mount -t bpf bpf /sys/fs/bpf" if pins.is_relative_to("/sys/fs/bpf") else f"mount -t bpf bpf {pins.parent}"
-    return Finding(check="bpffs", state="fail", found=f"{pins} is on {kind} ({point})", cure=cure)
-
-
-def programs(pins: Path) -> Iterator[Finding]:
-    """Try what the agent will do: pass the verifier, be compiled, be attached. In a network namespace of its own."""
-    ground = next(parent for parent in (pins, *pins.parents) if parent.is_dir())
-    place = Path(tempfile.mkdtemp(prefix="headrace-check-", dir=ground))
+def unfit_tap(name: str) -> str | None:
+    """A tap, by the flags that the driver shows in sysfs."""
     try:
-        with concurrent.futures.ThreadPoolExecutor(1) as elsewhere:  # the namespace goes with the thread
-            yield from elsewhere.submit(lambda: list(try_programs(place))).result()
-    finally:
-        shutil.rmtree(place)
+        flags = int(Path(f"/sys/class/net/{name}/tun_flags").read_text(), 16)
+    except (OSError, ValueError):
+        return f"device {name}: its tun_flags cannot be read, so XDP might see frames without checksums"
+    if flags & IFF_VNET_HDR:
+        return f"device {name} has vnet_hdr, so the guest may send super-packets; make the tap without it for XDP"
+    return None
 
 
-def try_programs(place: Path) -> Iterator[Finding]:
-    """Load every object and attach a program to the loopback device of a fresh namespace."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(CLONE_NEWNET):
-        number = ctypes.get_errno()
-        yield Finding(check="programs", state="warn", found=f"not tried: no namespace ({os.strerror(number)})")
-        return
-    with contextlib.ExitStack() as stack:
-        loaded = {}
+def unfit_veth(link: Link) -> str | None:
+    """A veth, by the offloads of its peer, in whatever network namespace that is."""
+    for path in namespaces():
         try:
-            for name in PARTS:
-                opened = Object.open(OBJECTS / f"{name}.bpf.o", map_sizes=SMALL, pin_dir=place)
-                loaded.update(stack.enter_context(opened.load()).programs)
-        except HeadraceError as error:
-            yield Finding(check="programs", state="fail", found=str(error), cure="a kernel as configured by Debian")
-            return
-        yield Finding(check="programs", state="ok", found=f"{len(loaded)} pass the verifier")
-        slow = [name for name, program in loaded.items() if not program.info().jited_size]
-        cure = "sysctl -w net.core.bpf_jit_enable=1" if slow else ""
-        found = "off" if slow else "on"
-        yield Finding(check="jit", state="fail" if slow else "ok", found=found, cure=cure)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
         try:
-            kind = attach_tc(LOOPBACK, loaded["hr_guard"], "egress", place / "try").kind
-            detach(place / "try")
-            yield Finding(check="tc hook", state="ok", found=kind)
-        except HeadraceError as error:
-            cure = "modprobe -a sch_ingress cls_bpf, or a kernel with tcx (6.6)"
-            yield Finding(check="tc hook", state="fail", found=str(error), cure=cure)
+            if link.peer_nsid is None or nsid(fd) != link.peer_nsid:
+                continue
+            wrong = inside(fd, link.peer or 0)
+        except (OSError, HeadraceError) as error:
+            return f"device {link.name}: the offloads of its peer cannot be read ({error}), so it stays on tc"
+        finally:
+            os.close(fd)
+        if wrong:
+            return f"device {link.name}: its peer has {', '.join(wrong)}; XDP wants the opposite (ethtool -K)"
+        return None
+    return f"device {link.name}: the namespace of its peer is not found, so XDP might see frames without checksums"
 
 
-def guard(config: AgentConfig, *, try_it: bool) -> Finding:
-    """Whether nftables takes the guard's rules."""
-    if not config.guard:
-        cure = 'guard = ["tap*"]: else a tap made anew while no agent runs reaches the host'
-        return Finding(check="nftables", state="warn", found="guard is off", cure=cure)
-    if shutil.which("nft") is None:
-        return Finding(check="nftables", state="fail", found="no nft", cure="install nftables, or set guard = []")
-    if not try_it:
-        return Finding(check="nftables", state="ok", found="nft is there; not tried")
-    command = ["nft", "--check", "--file", "-"]
-    done = subprocess.run(command, input=ruleset(config.guard), text=True, capture_output=True, check=False)
-    if done.returncode:
-        cure = "modprobe nf_tables, or set guard = []"
-        return Finding(check="nftables", state="fail", found=done.stderr.strip().partition("\n")[0], cure=cure)
-    return Finding(check="nftables", state="ok", found=f"takes the guard for {', '.join(config.guard)}")
+def namespaces() -> Iterator[Path]:
+    """Network namespaces that have a name or a process, each once."""
+    seen: set[int] = set()
+    for path in (*Path("/run/netns").glob("*"), *Path("/proc").glob("[0-9]*/ns/net")):
+        try:
+            inode = path.stat().st_ino
+        except OSError:
+            continue
+        if inode not in seen:
+            seen.add(inode)
+            yield path
 
 
-def network(config: AgentConfig, netlink: Netlink) -> Iterator[Finding]:
-    """Sysctls, tunnel endpoints and uplinks."""
-    links = {link.name: link for link in netlink.links()}
-    own = {entry.address for entry in netlink.addresses()}
-    yield from multipath(netlink)
-    vteps = own_vteps(netlink, config.uplinks, config.vteps)
-    yield endpoints(vteps, own, configured=bool(config.vteps))
-    yield from forwarding(netlink, ip_versions(vteps))
-    if not config.uplinks:
-        cure = 'uplinks = ["DEVICE"]: without one, ports of this host reach only each other'
-        yield Finding(check="uplinks", state="warn", found="none configured", cure=cure)
-    features = {}
-    for name in links:
-        with contextlib.suppress(NotFound):
-            features[name] = netlink.features(name)
-    networks = known_networks(config)
-    for uplink in config.uplinks:
-        yield from judge(
-            uplink,
-            links,
-            hook=config.uplink_hook,
-            features=features,
-            versions=ip_versions(vteps),
-            networks=networks,
-        )
+def nsid(fd: int) -> int | None:
+    """The number under which this namespace knows another one (RTM_GETNSID); None: it has none."""
+    ask = nsidmsg()
+    ask["attrs"] = [("NETNSA_FD", fd)]
+    with RouteSocket() as route:
+        answer = route.get(rtnl.RTM_GETNSID, ask, "number of a network namespace")
+    number = answer.get_attr("NETNSA_NSID")
+    return None if number in {None, 0xFFFFFFFF} else int(number)
 
 
-def multipath(netlink: Netlink) -> Iterator[Finding]:
-    """ECMP must choose by the outer ports, which differ from flow to flow, or a pair of hosts uses one path."""
-    for family in ("ipv4", "ipv6"):
-        key, value = f"net.{family}.fib_multipath_hash_policy", "absent"
-        with contextlib.suppress(NotSupported):
-            value = netlink.sysctl(key)
-        fits = value == "1"
-        cure = "" if fits else f"sysctl -w {key}=1, and the same in {SYSCTL_D}; matters with several next hops"
-        yield Finding(check=key, state="ok" if fits else "warn", found=value, cure=cure)
+def inside(fd: int, ifindex: int) -> list[str]:
+    """What features of a device of another namespace make it unfit."""
+    found: list[str] = []
+    failed: list[Exception] = []
 
+    def look() -> None:  # in a thread of its own, which alone changes namespace
+        try:
+            if ctypes.CDLL(None, use_errno=True).setns(fd, 0x40000000):  # CLONE_NEWNET
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number))
+            with Netlink() as netlink:
+                device = netlink.link(ifindex)
+                if device:
+                    features = netlink.features(device.name)
+                    found.extend(f"{name} on" for name in UNFIT_FEATURES if features.get(name))
+                    if not features.get(MERGES):
+                        found.append(f"{MERGES} off")
+        except Exception as error:  # noqa: BLE001 - raised again by the caller's thread
+            failed.append(error)
 
-def forwarding(netlink: Netlink, versions: list[int]) -> Iterator[Finding]:
-    """The FIB is asked as from lo, which must forward for that; nothing arrives there, so the host forwards no more."""
-    for version in versions:
-        key = f"net.ipv{version}.conf.lo.forwarding"
-        on = netlink.sysctl(key) == "1"
-        yield Finding(check=key, state="ok", found="1" if on else "0; the agent sets it")
-
-
-def endpoints(vteps: tuple[str, ...], own: set[str], *, configured: bool) -> Finding:
-    """The host's tunnel endpoints."""
-    if not vteps:
-        cure = "give the uplink an address, or name one of the host's own in vteps"
-        return Finding(check="vteps", state="fail", found="none", cure=cure)
-    if strange := [vtep for vtep in vteps if vtep not in own]:
-        found = f"{', '.join(strange)} is no address of this host"
-        return Finding(check="vteps", state="fail", found=found, cure="add the address, or correct vteps")
-    where = "as configured" if configured else "first of the uplinks"
-    return Finding(check="vteps", state="ok", found=f"{', '.join(vteps)} ({where})")
-
-
-def known_networks(config: AgentConfig) -> list[Network]:
-    """The networks of the last desired state."""
-    state: State | None = None
-    with contextlib.suppress(OSError, HeadraceError):
-        if config.state:
-            state = State.of(document.read(Path(config.state).read_bytes(), config.state))
-        elif desired := restore(Path(config.cache) / "desired.json"):
-            state = desired.state
-    return list(state.networks.values()) if state else []
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return found

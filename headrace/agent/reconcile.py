@@ -8,6 +8,7 @@ from pathlib import Path
 from headrace import __version__
 from headrace.agent.config import AgentConfig
 from headrace.agent.desired import Desired
+from headrace.agent.fitness import unfit
 from headrace.agent.names import write_names
 from headrace.agent.underlay import Underlay, remote_vteps
 from headrace.datapath.bpf import Datapath
@@ -29,6 +30,7 @@ class Reconciler:
         self.underlay = Underlay(netlink, datapath)
         self._attached: dict[str, tuple[int, str]] = {}
         self._refused: dict[str, str] = {}
+        self._fit: dict[str, tuple[int, str | None]] = {}
         self._said: dict[str, str] = {}
 
     def status(self, desired: Desired | None = None, ports: tuple[PortStatus, ...] = ()) -> HostStatus:
@@ -49,7 +51,7 @@ class Reconciler:
         links = {link.name: link for link in self._netlink.links()}
         ports = desired.state.ports_on(self._config.host)
         devices = {
-            port.id: self._device(links[port.device_name]) for port in ports.values() if port.device_name in links
+            port.id: self._device(port, links[port.device_name]) for port in ports.values() if port.device_name in links
         }
         vteps = self.underlay.vteps(self._config.uplinks, self._config.vteps)
         self._datapath.index.begin()
@@ -72,8 +74,23 @@ class Reconciler:
         statuses = tuple(self._say(port, desired, devices, view) for port in ports.values())
         return self.status(desired, statuses)
 
-    def _device(self, link: Link) -> Device:
-        return Device(ifindex=link.ifindex, name=link.name, peer=link.kind == "veth" and link.peer_nsid is not None)
+    def _device(self, port: Port, link: Link) -> Device:
+        """A port's device, with the hook it can have; why not the one asked for is remembered."""
+        known = self._fit.get(link.name)
+        if port.hook == "tc":
+            known = None
+        elif known is None or known[0] != link.ifindex:
+            known = link.ifindex, unfit(link)
+        if known is None:
+            self._fit.pop(link.name, None)
+        else:
+            self._fit[link.name] = known
+        return Device(
+            ifindex=link.ifindex,
+            name=link.name,
+            peer=link.kind == "veth" and link.peer_nsid is not None,
+            xdp=known is not None and known[1] is None,
+        )
 
     def _attach(self, view: View, links: dict[str, Link]) -> None:
         wanted: dict[str, tuple[int, str]] = {}
@@ -82,7 +99,8 @@ class Reconciler:
                 wanted[uplink] = (links[uplink].ifindex, f"uplink {self._config.uplink_hook}")
         for port in view.local_ports:
             if port.id in view.devices:
-                wanted[port.device_name] = (view.devices[port.id].ifindex, port.hook)
+                device = view.devices[port.id]
+                wanted[device.name] = (device.ifindex, "xdp" if device.xdp else "tc")
         for name, (ifindex, hook) in wanted.items():
             if self._attached.get(name) != (ifindex, hook):
                 self._refused.pop(name, None)
@@ -91,7 +109,7 @@ class Reconciler:
             self._datapath.detach(name)
             self._attached.pop(name, None)
             self._refused.pop(name, None)
-        if not self._refused:  # else a device may still run an earlier load
+        if set(wanted) <= set(self._attached):  # else a device may still run an earlier load
             self._datapath.retire_loads()
 
     def _attach_one(self, name: str, ifindex: int, hook: str, link: Link) -> None:
@@ -113,7 +131,7 @@ class Reconciler:
             log.warning("device=%s cannot be attached: %s", name, error)
 
     def _say(self, port: Port, desired: Desired, devices: dict[str, Device], view: View) -> PortStatus:
-        state, reason = "up", self._refused.get(port.device_name, "")
+        state, reason = "up", self._refused.get(port.device_name) or self._fit.get(port.device_name, (0, None))[1] or ""
         if port.network not in desired.state.networks:
             state, reason = "error", f"network {port.network} is not known here"
         elif port.id not in devices:

@@ -40,7 +40,7 @@ def compile_port(view: View, port: Port) -> abi.Port:
         flags |= abi.PortFlag.ROUTER
     if device and device.peer:
         flags |= abi.PortFlag.PEER
-    if port.hook == "xdp":
+    if device and device.xdp:
         flags |= abi.PortFlag.XDP
     network = view.networks[port.network]
     return abi.Port(

@@ -35,11 +35,15 @@ class Index(Protocol):
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
-    """A network device of the host. ``peer``: a veth whose peer takes frames directly (bpf_redirect_peer)."""
+    """A network device of the host.
+
+    ``peer``: a veth whose peer takes frames directly (bpf_redirect_peer). ``xdp``: the datapath is on its XDP hook too.
+    """
 
     ifindex: int
     name: str
     peer: bool = False
+    xdp: bool = False
 
 
 class View:

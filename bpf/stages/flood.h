@@ -12,7 +12,9 @@ struct hr_flooding {
 	struct __sk_buff *skb;
 	struct hr_walk *walk;
 	__u32 hash;
-	__u32 pushed; /* outer headers are on */
+	__u32 pushed; /* octets of outer headers that are on */
+	__u32 round; /* octets of the outer headers of this round's VTEPs: those of IPv4 first */
+	__u32 more; /* there are some of IPv6 */
 };
 
 static __always_inline struct hr_flood *hr_flood_slot(const struct hr_walk *walk, __u32 slot)
@@ -50,32 +52,54 @@ static long hr_flood_port(__u32 slot, struct hr_flooding *flooding)
 	return 0;
 }
 
+/* Outer headers for this VTEP, over those of the one before. */
+static __always_inline int hr_flood_push(struct hr_flooding *flooding, const struct hr_adjacency *adjacency, __u32 vni)
+{
+	struct hr_walk *walk = flooding->walk;
+	struct __sk_buff *skb = flooding->skb;
+
+	if (!flooding->pushed)
+		return hr_vxlan_push(skb, adjacency, &walk->packet, vni, flooding->hash, true);
+	if (flooding->pushed != flooding->round) { /* there is more to IPv6's */
+		if (skb->gso_size)
+			return HR_REASON_NESTED_SUPERPACKET;
+		if (bpf_skb_change_head(skb, HR_VXLAN6_LENGTH - HR_VXLAN4_LENGTH, 0))
+			return HR_REASON_INTERNAL;
+	}
+	return hr_vxlan_write(skb, adjacency, vni, flooding->hash, hr_outer_tos(&walk->packet));
+}
+
 static long hr_flood_vtep(__u32 slot, struct hr_flooding *flooding)
 {
 	struct hr_walk *walk = flooding->walk;
 	struct hr_flood *place = hr_flood_slot(walk, slot);
-	__u32 vni = walk->segment & ((1U << HR_WHERE_SHIFT) - 1);
-	struct hr_adjacency *adjacency = &walk->adjacency;
+	__u32 vni = walk->segment & ((1U << HR_WHERE_SHIFT) - 1), path;
+	struct hr_adjacency *adjacency = &walk->adjacency, *known;
 	int hop;
 
 	if (!place)
 		return 1;
 	if (!place->vtep)
 		return 0;
-	hop = hr_next_hop(flooding->skb, hr_path(place->vtep, flooding->hash), flooding->hash, adjacency);
+	path = hr_path(place->vtep, flooding->hash);
+	known = bpf_map_lookup_elem(&hr_adjacencies, &path);
+	if (!known)
+		return 0;
+	if (hr_adjacency_is_v4(known) != (flooding->round == HR_VXLAN4_LENGTH)) {
+		flooding->more = 1;
+		return 0;
+	}
+	hop = hr_next_hop(flooding->skb, path, flooding->hash, adjacency);
 	if (hop) {
 		hr_count_reason(walk->from_port, hop);
 		return 0;
 	}
-	if (flooding->pushed)
-		hop = hr_vxlan_write(flooding->skb, adjacency, vni, flooding->hash, hr_outer_tos(&walk->packet));
-	else
-		hop = hr_vxlan_push(flooding->skb, adjacency, &walk->packet, vni, flooding->hash, true);
+	hop = hr_flood_push(flooding, adjacency, vni);
 	if (hop) {
 		hr_count_reason(walk->from_port, hop);
 		return 1;
 	}
-	flooding->pushed = 1;
+	flooding->pushed = flooding->round;
 	bpf_clone_redirect(flooding->skb, adjacency->ifindex, 0);
 	return 0;
 }
@@ -88,7 +112,12 @@ static __always_inline int hr_flood(struct __sk_buff *skb, struct hr_walk *walk)
 	if (!(walk->flags & HR_WALK_TUNNEL)) {
 		hr_count_from_port(walk->from_port, walk->weight);
 		skb->mark = 0;
+		flooding.round = HR_VXLAN4_LENGTH;
 		bpf_loop(HR_FLOOD_SLOTS, hr_flood_vtep, &flooding, 0);
+		if (flooding.more) {
+			flooding.round = HR_VXLAN6_LENGTH;
+			bpf_loop(HR_FLOOD_SLOTS, hr_flood_vtep, &flooding, 0);
+		}
 	}
 	hr_conclude(HR_REASON_FLOODED, TC_ACT_SHOT, 0, &walk->packet.key, &walk->rule);
 	return hr_consume(walk->from_port, HR_REASON_FLOODED);

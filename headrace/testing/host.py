@@ -114,6 +114,7 @@ class PacketHost:
         view = View(state, self.host, self.datapath.index, devices, own, **self._options)
         self.ports.clear()
         self.ports.update({port.id: self.datapath.index.port(port.id) for port in view.local_ports})
+        self.memory.names.update({index: port for port, index in self.ports.items()})
         self._rules = {rule_id(rule.id): rule.id for group in state.security_groups.values() for rule in group.rules}
         self.stand.resolve(vtep for host in state.hosts.values() for vtep in host.vteps)
         return self.datapath.apply(self.tables(view))

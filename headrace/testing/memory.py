@@ -23,11 +23,12 @@ NS_PER_MS = 1_000_000
 
 
 class Memory:
-    """The tables that packets write. ``ports``: port id -> its index."""
+    """The tables that packets write. ``ports``: port id -> its index; ``names``: also those of ports that are gone."""
 
     def __init__(self, datapath: Datapath, ports: Mapping[str, int]) -> None:
         self._datapath = datapath
         self._ports = ports
+        self.names: dict[int, str] = {}
         self._aged: dict[int, tuple[int, int]] = {}
 
     def clear(self) -> None:
@@ -102,7 +103,7 @@ class Memory:
         """Where a flow key enters, in the model's words."""
         if where >> abi.WHERE_SHIFT == abi.Where.VXLAN:
             return Place("vxlan", where & ((1 << abi.WHERE_SHIFT) - 1))
-        return Place("port", next((port for port, index in self._ports.items() if index == where), f"index {where}"))
+        return Place("port", self.names.get(where, f"index {where}"))
 
     def age(self, ms: int) -> None:
         """Let time pass for connections and fragments.

@@ -180,7 +180,7 @@ def test_remotes(
     twin: MakeTwin,
     fields: dict[str, Any],
     source: str,
-    allowed: bool,
+    allowed: bool,  # noqa: FBT001
     ports: tuple[int, ...],
 ) -> None:
     pair = AddressPair(address="198.51.100.128/25")
@@ -433,7 +433,7 @@ def epochs(datapath: Datapath) -> dict[int, int]:
 def test_a_member_that_leaves_is_cut_and_nobody_else_is_asked(twin: MakeTwin, remote: str) -> None:
     c, d = port("c", "blue", 3, "peers", host="h2"), port("d", "blue", 4, "peers", host="h2")
     list_ = AddressGroup(id="peers", addresses=("10.0.0.3", "10.0.0.4"))
-    rules = (rule("r", "ingress", 6, **{remote: "peers"}),)  # type: ignore[arg-type]
+    rules = (rule("r", "ingress", 6, **{remote: "peers"}),)
     asked = twin(BLUE, group("g", *rules), group("peers"), list_, port("a", "blue", 1, "g"), c, d)
     for sender in (c, d):
         assert asked.thrice(tunnelled(packet.tcp(sender, A, 1000, 80))).replayed

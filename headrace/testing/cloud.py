@@ -189,6 +189,13 @@ class Cloud:
         self.url = f"{'https' if secure else 'http'}://{self._listen}"
 
     def __enter__(self) -> Self:
+        for name in (
+            "iptables",
+            "ip6tables",
+            "arptables",
+        ):  # else the bridge judges packets by netfilter (br_netfilter)
+            with contextlib.suppress(FileNotFoundError):
+                self.fabric.sysctl(f"net.bridge.bridge-nf-call-{name}", 0)
         run(["ip", "-n", self.fabric.name, "link", "add", "fabric", "mtu", str(self.mtu), "type", "bridge"])
         run(["ip", "-n", self.fabric.name, "link", "set", "fabric", "up"])
         for address in self.underlay(CONTROLLER):

@@ -56,14 +56,15 @@ class Stand:
         """Give what is on the underlay a neighbour entry."""
         near = [ipaddress.ip_interface(text).network for text in NETWORKS]
         for text in addresses:
-            if text not in self._resolved and any(ipaddress.ip_address(text) in network for network in near):
-                self.neighbour(text, underlay_mac(text))
+            mac = underlay_mac(text)
+            if self.macs.get(text) != mac and any(ipaddress.ip_address(text) in network for network in near):
+                self.neighbour(text, mac)
 
     def neighbour(self, address: str, mac: str | None) -> None:
         """Resolve an address of the underlay, or with None forget it."""
         verb = f"replace {address} lladdr {mac} nud permanent" if mac else f"delete {address}"
         self._host.run(f"ip neighbour {verb} dev {UPLINK}")
-        (self._resolved.add if mac else self._resolved.discard)(address)
+        self.macs[address] = mac
 
     def copies(self) -> Iterator[tuple[str, bytes]]:
         """(device, frame) of what left since; a sentinel sent after them says when all have arrived."""
@@ -73,7 +74,7 @@ class Stand:
                 yield name, frame
 
     def _make_devices(self) -> None:
-        self._resolved: set[str] = set()
+        self.macs: dict[str, str | None] = {}
         host = self._host = self._topology.host("host")
         host.sysctl("net.ipv6.conf.default.disable_ipv6", 1)  # the kernel shall say nothing by itself
         names = (*DEVICES, STRANGER, UPLINK)
@@ -85,6 +86,7 @@ class Stand:
         for family in ("ipv4", "ipv6"):  # the walk asks the FIB as for a packet of the host's own
             host.sysctl(f"net.{family}.conf.lo.forwarding", 1)
         with host.enter():
+            self.own_mac = host.mac(UPLINK)
             self.index = {name: socket.if_nametoindex(name) for name in names}
             self._far = {name: self._socket(f"far-{name}") for name in names if name != STRANGER}
             self._near = self._socket()

@@ -20,7 +20,7 @@ from headrace.datapath.decision import Arrival, Decision, Output
 from headrace.datapath.oracle import decide
 from headrace.model import State as Desired
 from headrace.testing.host import PacketHost
-from headrace.testing.observation import Counts, Hook, Observed
+from headrace.testing.observation import Counts, Hook, Observed, take_off
 
 UNWALKED = {Reason.NO_PORT, Reason.OUTER_FRAGMENT, Reason.MALFORMED_TUNNEL}
 """Where a packet ends before its walk begins, and no conclusion is left."""
@@ -108,6 +108,11 @@ class Twin:
         if observed.concluded and decision.reason == Reason.NONE:
             found += differing_rule("from", decision.rule_from, decision.allowed_from, observed.rule_from)
             found += differing_rule("to", decision.rule_to, decision.allowed_to, observed.rule_to)
+        if observed.outer:
+            outer = take_off(observed.outer)
+            known = self.host.stand.macs.get(outer.destination) or "00:00:00:00:00:00"
+            if outer.mac != known:
+                found.append(f"next hop towards {outer.destination}: it has {known}, the programs say {outer.mac}")
         return found + self.host.memory.inconsistencies()
 
     def _expected_counts(self, arrival: Arrival, observed: Observed) -> Counts:

@@ -14,6 +14,7 @@ import contextlib
 import ipaddress
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Self, TypeVar
@@ -92,10 +93,12 @@ class CloudHost:
         lines = [f'host = "{name}"', *(f'{key} = "{path}"' for key, path in places.items()), 'uplinks = ["uplink"]']
         self.config.write_text("\n".join([*lines, config]) + "\n")
         self.agent: Process | None = None
+        self.started = 0.0
         self._reader: Reader | None = None
 
     def start(self) -> None:
         """Start the agent; it may run already elsewhere only by mistake."""
+        self.started = time.time()
         command = [*HEADRACE, "agent", "--config", str(self.config)]
         self.agent = self.namespace.popen(command)
 
@@ -350,7 +353,10 @@ class Cloud:
         running = [host for host in self.hosts.values() if host.agent]
         for host in running:
             status = statuses.get(host.name)
-            if status is None or status.epoch != epoch or status.applied < revision:
+            if status is None or status.time < host.started:  # the word of an agent that is gone
+                yield f"the agent of host {host.name} has said nothing yet"
+                continue
+            if status.epoch != epoch or status.applied < revision:
                 yield f"host {host.name} has not applied revision {revision} of {epoch}: {status}"
                 continue
             said = {port.id: port for port in status.ports}

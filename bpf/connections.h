@@ -11,6 +11,8 @@
 
 #include "maps.h"
 
+#define HR_CUT_TIMEOUT 300000 /* ms; Linux's TCP pauses at most 120 s between two tries (TCP_RTO_MAX) */
+
 static __always_inline __u64 hr_conn_new_id(void)
 {
 	__u32 zero = 0;
@@ -66,6 +68,23 @@ static __always_inline bool hr_retire(__u32 index, __u64 id)
 	WRITE_ONCE(conn->id, 0);
 	bpf_map_push_elem(&hr_conn_free, &index, BPF_ANY);
 	return true;
+}
+
+/* End a connection that is no longer allowed. TCP's is kept for a while, to be denied again: its other side tries on for
+ * minutes, and a segment of no connection would be adopted as a new one in its own direction, which may well be allowed.
+ */
+static __always_inline void hr_cut(__u32 index, __u64 id)
+{
+	struct hr_conn *conn = bpf_map_lookup_elem(&hr_conns, &index);
+
+	if (!conn || READ_ONCE(conn->id) != id)
+		return;
+	if (conn->key[0].proto != IPPROTO_TCP) {
+		hr_retire(index, id);
+		return;
+	}
+	WRITE_ONCE(conn->counter[0].seen, bpf_ktime_get_coarse_ns());
+	WRITE_ONCE(conn->timeout, HR_CUT_TIMEOUT);
 }
 
 /* An index nobody uses, or -1. */

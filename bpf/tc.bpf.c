@@ -299,7 +299,7 @@ HR_STAGE(hr_stage_track)
 static __always_inline int hr_deny(struct hr_walk *walk, int reason)
 {
 	if (reason == HR_REASON_CONNECTION_CUT)
-		hr_retire(walk->conn, walk->conn_id);
+		hr_cut(walk->conn, walk->conn_id);
 	return hr_drop(walk, reason);
 }
 

@@ -163,6 +163,7 @@ static __always_inline int hr_redecide(struct hr_walk *walk)
 	if (!conn || READ_ONCE(conn->id) != walk->conn_id)
 		return HR_REASON_BUSY;
 	hr_advance(conn, &walk->packet, reply);
+	WRITE_ONCE(conn->timeout, hr_timeout(conn->state, walk->packet.key.proto)); /* it may have been cut meanwhile */
 	hr_count_connection(&conn->counter[reply], walk->weight, now);
 	conn->rule[reply] = walk->rule;
 	walk->flow.conn = walk->conn;

@@ -28,6 +28,10 @@ TIMEOUTS = {
 """Milliseconds of silence that a connection survives; NEW and ASSURED depend on the protocol."""
 
 
+CUT_TIMEOUT = 300_000
+"""The same for a TCP connection that was cut."""
+
+
 class Connection(msgspec.Struct, kw_only=True):
     """What outlives decisions. ``reply`` None: nothing answers it.
 
@@ -44,6 +48,7 @@ class Connection(msgspec.Struct, kw_only=True):
     adopted: bool = False
     fin_original: bool = False
     fin_reply: bool = False
+    is_cut: bool = False
     seen: int = 0
     packets: list[int] = msgspec.field(default_factory=lambda: [0, 0])
     octets: list[int] = msgspec.field(default_factory=lambda: [0, 0])
@@ -57,6 +62,8 @@ class Connection(msgspec.Struct, kw_only=True):
     def timeout(self) -> int:
         """Milliseconds of silence that it survives."""
         protocol = self.original.protocol
+        if self.is_cut:
+            return CUT_TIMEOUT
         if self.state == State.NEW:
             return 30_000 if protocol in {UDP, ICMP, ICMPV6} else 600_000
         if self.state == State.ASSURED:
@@ -156,6 +163,13 @@ class Connections:
     def remove(self, connection: Connection) -> None:
         for key in connection.keys:
             self.flows.pop(key, None)
+
+    def cut(self, connection: Connection, now: int) -> None:
+        """End what is no longer allowed; TCP's is kept for a while, so that its other side does not open it anew."""
+        if connection.original.protocol != TCP:
+            self.remove(connection)
+            return
+        connection.is_cut, connection.seen = True, now
 
     def move(self, connection: Connection, receiver: Place) -> None:
         """The receiver is elsewhere now, and there its replies enter."""

@@ -71,7 +71,7 @@ class Walk:
         except Dropped as dropped:
             self.note(f"dropped, {dropped.reason.name}: {dropped.text}")
             if dropped.reason == Reason.CONNECTION_CUT and self.bond.connection is not None:
-                self.connections.remove(self.bond.connection)
+                self.connections.cut(self.bond.connection, self.now)
             return self.conclude(dropped.reason)
 
     def walk(self, entry: Entry, arrival: Arrival) -> Decision:

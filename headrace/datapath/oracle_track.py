@@ -141,7 +141,7 @@ def settle(
     connection = bond.connection or open_connection(connections, bond, receiver, tracks=tracks)
     if connection is None:
         return None
-    connection.seen = now
+    connection.seen, connection.is_cut = now, False
     way = 1 if bond.course == "reply" else 0
     connection.packets[way] += weight[0]
     connection.octets[way] += weight[1]

@@ -387,16 +387,45 @@ CUTS = {
 @pytest.mark.parametrize("first", ["a", "b"])
 @pytest.mark.parametrize("name", CUTS)
 def test_a_rule_that_goes_cuts_its_connections(twin: MakeTwin, name: str, first: str) -> None:
-    """Whoever speaks first afterwards finds it cut, both ways."""
+    """Whoever speaks first afterwards finds it cut, both ways, and however often; allowed again it goes on."""
     asked, ways = made(twin)
+    before = asked.state
     change(asked, CUTS[name])
-    for sender, one, other in sorted(ways, key=lambda way: way[0] != first):
+    for sender, one, other in 2 * sorted(ways, key=lambda way: way[0] != first):
         ports = (1000, 80) if sender == "a" else (80, 1000)
         observed = asked.run(sent(sender, packet.tcp(one, other, *ports, "A")))
-        assert observed.outputs == ()
-        assert (observed.reason == Reason.CONNECTION_CUT) is (sender == first)
-        assert not asked.host.memory.connections()
-        assert not list(asked.host.datapath.flows())
+        assert (observed.reason, observed.outputs) == (Reason.CONNECTION_CUT, ())
+    change(asked, *before.all())
+    for sender, one, other in ways:
+        ports = (1000, 80) if sender == "a" else (80, 1000)
+        assert asked.thrice(sent(sender, packet.tcp(one, other, *ports, "A"))).replayed
+
+
+def test_the_other_sides_next_try_does_not_revive_what_was_cut(twin: MakeTwin) -> None:
+    """The receiver may open connections of its own; its retransmission is none."""
+    asked = twin(
+        BLUE, group("out", *OUT), group("into", rule("i", "ingress", 6, 80), *OUT),
+        port("a", "blue", 1, "out"), port("b", "blue", 2, "into"), C,
+    )  # fmt: skip
+    asked.thrice(sent("a", packet.tcp(A, B, 1000, 80)))
+    asked.thrice(sent("b", packet.tcp(B, A, 80, 1000, "SA")))
+    change(asked, group("into", *OUT))
+    for sender, frame in 2 * (("b", packet.tcp(B, A, 80, 1000, "PA")), ("a", packet.tcp(A, B, 1000, 80, "A"))):
+        assert asked.run(sent(sender, frame)).reason == Reason.CONNECTION_CUT
+    asked.age(300_001)
+    observed = asked.run(sent("b", packet.tcp(B, A, 80, 1000, "PA")))
+    assert observed.reason == Reason.ACL_TO_PORT, "after so long a silence it is new, and out lets nothing in"
+
+
+def test_udp_that_was_cut_is_gone(twin: MakeTwin) -> None:
+    asked = twin(
+        BLUE, group("g", rule("i", "ingress", 17), *OUT), port("a", "blue", 1, "g"), port("b", "blue", 2, "g"), C
+    )
+    asked.thrice(sent("a", packet.udp(A, B, 1000, 53)))
+    change(asked, group("g", *OUT))
+    assert asked.run(sent("a", packet.udp(A, B, 1000, 53))).reason == Reason.CONNECTION_CUT
+    assert not asked.host.memory.connections()
+    assert asked.run(sent("a", packet.udp(A, B, 1000, 53))).reason == Reason.ACL_TO_PORT
 
 
 @pytest.mark.parametrize(

@@ -212,14 +212,31 @@ def test_the_two_sides_may_differ() -> None:
 @pytest.mark.parametrize("side", ["sender", "receiver"])
 @pytest.mark.parametrize("reply", [False, True])
 def test_a_rule_removed_cuts_at_once_and_both_ways(side: str, *, reply: bool) -> None:
-    world = between(OUT, (rule("r", "ingress", 6, 80),))
+    world = between(OUT, (rule("r", "ingress", 6, 80), *OUT))
     send(world, packet.tcp(A, B, 1000, 80))
     send(world, packet.tcp(B, A, 80, 1000, "SA"), "b")
-    world.put(group(side))
-    frame, name = (packet.tcp(B, A, 80, 1000, "A"), "b") if reply else (packet.tcp(A, B, 1000, 80, "A"), "a")
-    assert send(world, frame, name).reason == Reason.CONNECTION_CUT
-    assert not world.memory["h1"].flows
-    assert send(world, frame, name).reason in {Reason.ACL_FROM_PORT, Reason.ACL_TO_PORT}
+    world.put(group(side, *(() if side == "sender" else OUT)))
+    there, back = (packet.tcp(A, B, 1000, 80, "A"), "a"), (packet.tcp(B, A, 80, 1000, "A"), "b")
+    for frame, name in (back, there) if reply else (there, back):
+        assert send(world, frame, name).reason == Reason.CONNECTION_CUT
+    world.put(group("sender", *OUT), group("receiver", rule("r", "ingress", 6, 80)))
+    assert send(world, *there).reason == Reason.NONE, "it goes on where it is allowed again"
+    assert send(world, *back).reason == Reason.NONE
+
+
+def test_what_was_cut_is_forgotten_after_a_silence() -> None:
+    """TCP's; another protocol's is gone at once, and its other side may begin anew."""
+    world = between(OUT, (rule("r", "ingress"), *OUT))
+    for frame in (packet.tcp(A, B, 1000, 80, "A"), packet.udp(A, B, 1000, 80)):
+        assert send(world, frame).reason == Reason.NONE
+    world.put(group("receiver", *OUT))
+    there, back = packet.tcp(A, B, 1000, 80, "A"), packet.tcp(B, A, 80, 1000, "A")
+    for _ in range(3):
+        world.now += 300_000
+        assert send(world, there).reason == Reason.CONNECTION_CUT
+    assert send(world, packet.udp(A, B, 1000, 80)).reason == Reason.ACL_TO_PORT, "expired long ago"
+    world.now += 300_001
+    assert send(world, back, "b").reason == Reason.ACL_TO_PORT, "adopted, and the sender lets nothing in"
 
 
 def test_a_rule_added_for_something_else_cuts_nothing() -> None:

@@ -124,12 +124,13 @@ class PacketHost:
         return compile_tables(view)
 
     def _devices(self, state: Desired) -> dict[str, Device]:
+        """In the order of port ids: every other one is said to be a veth, the first two of four to be on XDP."""
         ports = sorted(state.ports_on(self.host))
         if len(ports) > len(DEVICES):
             raise ValueError(f"{len(ports)} ports on host {self.host}; a PacketHost has {len(DEVICES)} devices")
         self._device = dict(zip(ports, DEVICES, strict=False))
         return {
-            port: Device(ifindex=self.stand.index[name], name=name, peer=number % 2 == 0)
+            port: Device(ifindex=self.stand.index[name], name=name, peer=number % 2 == 0, xdp=number % 4 < 2)
             for number, (port, name) in enumerate(self._device.items())
         }
 

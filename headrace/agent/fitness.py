@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pyroute2.netlink import rtnl
@@ -18,6 +18,7 @@ from headrace.datapath.netlink import Link, Netlink
 from headrace.datapath.rtnetlink import RouteSocket
 from headrace.errors import HeadraceError
 
+CLONE_NEWNET = 0x40000000
 IFF_VNET_HDR = 0x4000
 """linux/if_tun.h: frames on the tap come with a virtio header, so they may lack checksums or be super-packets."""
 
@@ -32,8 +33,13 @@ def unfit(link: Link) -> str | None:
     if link.kind == "tun":
         return unfit_tap(link.name)
     if link.kind == "veth":
-        return unfit_veth(link)
+        return unfit_veth(link, UNFIT_FEATURES)
     return None  # a NIC's function or representor: the wire carries whole frames
+
+
+def unfit_uplink(link: Link) -> str | None:
+    """Why an uplink cannot take frames from XDP; None: it can, if its driver takes our program."""
+    return unfit_veth(link, ()) if link.kind == "veth" else None
 
 
 def unfit_tap(name: str) -> str | None:
@@ -47,24 +53,22 @@ def unfit_tap(name: str) -> str | None:
     return None
 
 
-def unfit_veth(link: Link) -> str | None:
+def unfit_veth(link: Link, unwanted: Sequence[str]) -> str | None:
     """A veth, by the offloads of its peer, in whatever network namespace that is."""
+    if link.peer_nsid is None:
+        return faults(link, features_of(None, link.peer or 0), unwanted)
     for path in namespaces():
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             continue
         try:
-            if link.peer_nsid is None or nsid(fd) != link.peer_nsid:
-                continue
-            wrong = inside(fd, link.peer or 0)
+            if nsid(fd) == link.peer_nsid:
+                return faults(link, features_of(fd, link.peer or 0), unwanted)
         except (OSError, HeadraceError) as error:
             return f"device {link.name}: the offloads of its peer cannot be read ({error}), so it stays on tc"
         finally:
             os.close(fd)
-        if wrong:
-            return f"device {link.name}: its peer has {', '.join(wrong)}; XDP wants the opposite (ethtool -K)"
-        return None
     return f"device {link.name}: the namespace of its peer is not found, so XDP might see frames without checksums"
 
 
@@ -91,23 +95,30 @@ def nsid(fd: int) -> int | None:
     return None if number in {None, 0xFFFFFFFF} else int(number)
 
 
-def inside(fd: int, ifindex: int) -> list[str]:
-    """What features of a device of another namespace make it unfit."""
-    found: list[str] = []
+def faults(link: Link, features: dict[str, bool], unwanted: Sequence[str]) -> str | None:
+    """What of a veth's peer is not as XDP wants it."""
+    wrong = [f"{name} on" for name in unwanted if features.get(name)]
+    if not features.get(MERGES):
+        wrong.append(f"{MERGES} off")
+    if not wrong:
+        return None
+    return f"device {link.name}: its peer has {', '.join(wrong)}; XDP wants the opposite (ethtool -K)"
+
+
+def features_of(fd: int | None, ifindex: int) -> dict[str, bool]:
+    """Offloads of a device in another namespace, or in this one."""
+    found: dict[str, bool] = {}
     failed: list[Exception] = []
 
     def look() -> None:  # in a thread of its own, which alone changes namespace
         try:
-            if ctypes.CDLL(None, use_errno=True).setns(fd, 0x40000000):  # CLONE_NEWNET
+            if fd is not None and ctypes.CDLL(None, use_errno=True).setns(fd, CLONE_NEWNET):
                 number = ctypes.get_errno()
                 raise OSError(number, os.strerror(number))
             with Netlink() as netlink:
                 device = netlink.link(ifindex)
                 if device:
-                    features = netlink.features(device.name)
-                    found.extend(f"{name} on" for name in UNFIT_FEATURES if features.get(name))
-                    if not features.get(MERGES):
-                        found.append(f"{MERGES} off")
+                    found.update(netlink.features(device.name))
         except Exception as error:  # noqa: BLE001 - raised again by the caller's thread
             failed.append(error)
 

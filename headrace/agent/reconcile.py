@@ -8,7 +8,7 @@ from pathlib import Path
 from headrace import __version__
 from headrace.agent.config import AgentConfig
 from headrace.agent.desired import Desired
-from headrace.agent.fitness import unfit
+from headrace.agent.fitness import unfit, unfit_uplink
 from headrace.agent.names import write_names
 from headrace.agent.underlay import Underlay, remote_vteps
 from headrace.datapath.bpf import Datapath
@@ -51,7 +51,9 @@ class Reconciler:
         links = {link.name: link for link in self._netlink.links()}
         ports = desired.state.ports_on(self._config.host)
         devices = {
-            port.id: self._device(port, links[port.device_name]) for port in ports.values() if port.device_name in links
+            port.id: self._device(port, links[port.device_name], links)
+            for port in ports.values()
+            if port.device_name in links
         }
         vteps = self.underlay.vteps(self._config.uplinks, self._config.vteps)
         self._datapath.index.begin()
@@ -69,18 +71,30 @@ class Reconciler:
         write_names(Path(self._config.run), view, self._config.bpf)
         if written:
             log.info("applied revision=%d entries=%d ports=%d", desired.revision, written, len(view.local_ports))
-        self._attach(view, links)
+        if self._attach(view, links):
+            self._fit.clear()
+            return self.reconcile(desired)
         self.underlay.follow(remote_vteps(self._datapath))
         statuses = tuple(self._say(port, desired, devices, view) for port in ports.values())
         return self.status(desired, statuses)
 
-    def _device(self, port: Port, link: Link) -> Device:
+    def _uplinks_unfit(self, links: dict[str, Link]) -> str | None:
+        """Why ports cannot be on XDP: what they send by tunnel leaves by an uplink, which must take XDP frames."""
+        if self._config.uplink_hook == "tc":
+            return "uplink_hook is tc; ports replay in XDP where uplinks do"
+        for name in self._config.uplinks:
+            fault = self._refused.get(name) or (unfit_uplink(links[name]) if name in links else None)
+            if fault:
+                return fault
+        return None
+
+    def _device(self, port: Port, link: Link, links: dict[str, Link]) -> Device:
         """A port's device, with the hook it can have; why not the one asked for is remembered."""
         known = self._fit.get(link.name)
         if port.hook == "tc":
             known = None
         elif known is None or known[0] != link.ifindex:
-            known = link.ifindex, unfit(link)
+            known = link.ifindex, self._uplinks_unfit(links) or unfit(link)
         if known is None:
             self._fit.pop(link.name, None)
         else:
@@ -92,7 +106,9 @@ class Reconciler:
             xdp=known is not None and known[1] is None,
         )
 
-    def _attach(self, view: View, links: dict[str, Link]) -> None:
+    def _attach(self, view: View, links: dict[str, Link]) -> bool:
+        """Run the datapath where it should. True: an uplink has just refused XDP, so its ports must do without."""
+        refused = [name for name in self._config.uplinks if name in self._refused]
         wanted: dict[str, tuple[int, str]] = {}
         for uplink in self._config.uplinks:
             if uplink in links:
@@ -111,6 +127,7 @@ class Reconciler:
             self._refused.pop(name, None)
         if set(wanted) <= set(self._attached):  # else a device may still run an earlier load
             self._datapath.retire_loads()
+        return refused != [name for name in self._config.uplinks if name in self._refused]
 
     def _attach_one(self, name: str, ifindex: int, hook: str, link: Link) -> None:
         kind, _, place = hook.rpartition(" ")

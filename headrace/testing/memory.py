@@ -20,6 +20,8 @@ from headrace.testing.observation import key_of
 
 WITH_PACKETS = ("hr_flows", "hr_learnt", "hr_fragments")
 NS_PER_MS = 1_000_000
+TICK = 20 * NS_PER_MS
+"""More than the coarse clock's resolution."""
 
 
 class Memory:
@@ -29,7 +31,7 @@ class Memory:
         self._datapath = datapath
         self._ports = ports
         self.names: dict[int, str] = {}
-        self._aged: dict[int, tuple[int, int]] = {}
+        self._aged: dict[int, tuple[list[int], int]] = {}
 
     def clear(self) -> None:
         """Forget everything; what is applied goes too."""
@@ -112,18 +114,19 @@ class Memory:
         """
         table = self._datapath.maps["hr_conns"]
         for index, conn in self.connections().items():
-            touched = sum(counter.packets for counter in conn.counter)
-            known, silent = self._aged.get(conn.id, (touched, 0))
-            silent = ms if known != touched else silent + ms
-            self._aged[conn.id] = (touched, silent)
+            at, silent = self._aged.get(conn.id, ([], 0))
+            silent = ms if at != [counter.seen for counter in conn.counter] else silent + ms
+            # Moved back a little each time, so that what is touched again is told from what is not.
+            counters = tuple(replace(one, seen=max(one.seen - TICK, 0)) for one in conn.counter)
+            older = replace(conn, counter=counters)
             if silent > conn.timeout:
-                counter = tuple(replace(counter, seen=1) for counter in conn.counter)
-                table.update(abi.U32(value=index).pack(), replace(conn, timeout=0, counter=counter).pack())
+                older = replace(conn, timeout=0, counter=tuple(replace(one, seen=1) for one in conn.counter))
+            self._aged[conn.id] = ([counter.seen for counter in older.counter], silent)
+            table.update(abi.U32(value=index).pack(), older.pack())
         fragments = self._datapath.maps["hr_fragments"]
         for name, value in list(fragments.items()):
             first = abi.Fragment.unpack(value)
-            older = replace(first, seen=(first.seen - ms * NS_PER_MS) % (1 << 64))
-            fragments.update(name, older.pack())
+            fragments.update(name, replace(first, seen=(first.seen - ms * NS_PER_MS) % (1 << 64)).pack())
 
     def inconsistencies(self) -> list[str]:
         """What is wrong between the tables of flows, connections and quotas themselves."""

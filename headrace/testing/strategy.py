@@ -7,7 +7,7 @@
     print(tell(scenario))                   # line by line, with what the oracle decides
     corpus.write_bytes(encode(scenario))    # kept for ever; ``decode`` reads it back
 
-Time stands still in a scenario. Frames have 14 octets or more, and tags are in the frame: what BPF_PROG_TEST_RUN takes.
+Frames have 14 octets or more, and tags are in the frame: what BPF_PROG_TEST_RUN takes.
 """
 
 from __future__ import annotations
@@ -27,11 +27,20 @@ from headrace.testing.choice import Chooser, Drawn, Seeded
 from headrace.testing.strategy_packet import Traffic
 from headrace.testing.strategy_state import HOST, draw_change, draw_state
 
-Event = Arrival | State
-"""Something arrives, or desired state becomes another."""
 
-CHANGES = 10
-"""Percent of steps that change the state, where changes are wanted."""
+class Pause(msgspec.Struct, frozen=True, kw_only=True):
+    """Time passes."""
+
+    ms: int
+
+
+Event = Arrival | State | Pause
+"""Something arrives, desired state becomes another, or nothing happens for a while."""
+
+CHANGES, PAUSES = 10, 4
+"""Percent of steps that change the state, and in which time passes, where changes are wanted."""
+PAUSE_MS = (9_000, 11_000, 29_000, 31_000, 61_000, 121_000, 181_000, 301_000, 601_000, 432_001_000)
+"""Just short of and just beyond timeouts (docs/pipeline.md, "track")."""
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,13 +85,15 @@ def scenario_of(seed: int, *, steps: int = 40, changes: bool = True) -> Scenario
 def judge(scenario: Scenario, connections: Connections | None = None) -> list[Decision]:
     """What the oracle decides about each arrival, in order."""
     memory = Connections() if connections is None else connections
-    state = scenario.state
+    state, now = scenario.state, 0
     decisions = []
     for event in scenario.events:
         if isinstance(event, State):
             state = event
+        elif isinstance(event, Pause):
+            now += event.ms
         else:
-            decisions.append(decide(state, scenario.host, memory, event))
+            decisions.append(decide(state, scenario.host, memory, event, now))
     return decisions
 
 
@@ -97,6 +108,9 @@ def tell(scenario: Scenario) -> str:
             changed = [item for item in event.all() if old.get((item.type, item.id)) != item]
             lines += [f"{number}: change {item.type}: {msgspec.json.encode(item).decode()}" for item in changed]
             before = event
+            continue
+        if isinstance(event, Pause):
+            lines.append(f"{number}: {event.ms} ms pass")
             continue
         decision = next(decisions)
         outputs = ", ".join(output.port or f"{output.vtep}/{output.vni}" for output in decision.outputs)
@@ -119,10 +133,11 @@ def line_of(frame: bytes) -> str:
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """An event in a file: one of both."""
+    """An event in a file: one of these. ``pause``: milliseconds."""
 
     arrival: Arrival | None = None
     state: State | None = None
+    pause: int = 0
 
 
 class File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -135,14 +150,23 @@ class File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 def encode(scenario: Scenario) -> bytes:
     """The scenario as JSON."""
-    kept = [Kept(state=event) if isinstance(event, State) else Kept(arrival=event) for event in scenario.events]
-    file = File(host=scenario.host, state=scenario.state, events=tuple(kept))
+    file = File(host=scenario.host, state=scenario.state, events=tuple(map(keep, scenario.events)))
     return msgspec.json.format(msgspec.json.encode(file), indent=1)
 
 
 def decode(data: bytes) -> Scenario:
     """Read what ``encode`` wrote."""
     file = msgspec.json.decode(data, type=File)
-    events = [kept.arrival or kept.state for kept in file.events]
-    assert all(event is not None for event in events), "an event is an arrival or a state"
-    return Scenario(host=file.host, state=file.state, events=tuple(event for event in events if event is not None))
+    return Scenario(host=file.host, state=file.state, events=tuple(map(event_of, file.events)))
+
+
+def keep(event: Event) -> Kept:
+    if isinstance(event, State):
+        return Kept(state=event)
+    return Kept(pause=event.ms) if isinstance(event, Pause) else Kept(arrival=event)
+
+
+def event_of(kept: Kept) -> Event:
+    event = kept.arrival or kept.state or Pause(ms=kept.pause)
+    assert event != Pause(ms=0), "an event is an arrival, a state or a pause"
+    return event

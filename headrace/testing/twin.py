@@ -9,6 +9,7 @@ Compared are reason, verdict, places, octets, rules, keys, every counter of the 
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from typing import Any
 
@@ -21,9 +22,13 @@ from headrace.datapath.oracle import decide
 from headrace.model import State as Desired
 from headrace.testing.host import PacketHost
 from headrace.testing.observation import Counts, Hook, Observed, take_off
+from headrace.testing.strategy import Pause, Scenario
 
 UNWALKED = {Reason.NO_PORT, Reason.OUTER_FRAGMENT, Reason.MALFORMED_TUNNEL}
 """Where a packet ends before its walk begins, and no conclusion is left."""
+TURNS: tuple[tuple[Hook, ...], ...] = (("tc", "tc", "xdp"), ("xdp", "tc"), ("tc",), ("xdp", "xdp"))
+LONGEST = 3500
+"""Octets of a frame; a test run puts it into one page, with room around it."""
 ADMITTING = {
     Reason.MALFORMED_ARP,
     Reason.MALFORMED_IPV4,
@@ -40,7 +45,10 @@ ADMITTING = {
 
 
 class Twin:
-    """One host, twice. ``options``: of PacketHost.start; ``decision``: the oracle's about the last packet."""
+    """One host, twice. ``options``: of PacketHost.start.
+
+    ``decision``: the oracle's about the last packet. ``seen``: how often (reason, hook, replayed) came to pass.
+    """
 
     def __init__(self, host: PacketHost, state: Desired, name: str, **options: Any) -> None:
         self.host = host
@@ -48,7 +56,7 @@ class Twin:
         self.state = state
         self.memory = Connections()
         self.now = 0
-        self.replays = 0
+        self.seen: Counter[tuple[Reason, Hook, bool]] = Counter()
         self.decision = Decision(reason=Reason.NONE)
         host.start(state, name, **options)
 
@@ -56,6 +64,22 @@ class Twin:
         """Change desired state."""
         self.state = state
         self.host.apply(state)
+
+    def takes(self, arrival: Arrival) -> bool:
+        """Whether a test run can have it.
+
+        Not what is longer than a page, came by an IP version that the host has no VTEP of, or is a super-packet by
+        tunnel: that one would need a mark which only devices give, but on an underlay of veths (``whole``).
+        """
+        version = 6 if ":" in (arrival.vtep or "") else 4
+        own = self.state.hosts[self.name].vteps if self.name in self.state.hosts else ()
+        if arrival.vtep is not None and not any((6 if ":" in text else 4) == version for text in own):
+            return False
+        if not arrival.gso_size:
+            return len(arrival.frame) <= LONGEST
+        memory = copy.deepcopy(self.memory)
+        outputs = decide(self.state, self.name, memory, arrival, self.now).outputs
+        return len(arrival.frame) <= LONGEST and arrival.port is not None and all(one.port for one in outputs)
 
     def age(self, ms: int) -> None:
         """Let time pass."""
@@ -66,7 +90,7 @@ class Twin:
         """Ask both; raises AssertionError with the oracle's steps where they differ."""
         self.decision = decide(self.state, self.name, self.memory, arrival, self.now)
         observed = self.host.run(arrival, hook)
-        self.replays += observed.replayed
+        self.seen[observed.reason, observed.hook, observed.replayed] += 1
         differences = list(self._differences(arrival, observed))
         if differences:
             raise AssertionError("\n".join([*differences, "The oracle:", *self._steps(), f"The programs: {observed}"]))
@@ -149,6 +173,20 @@ class Twin:
         unique = {id(connection): connection for connection in self.memory.flows.values()}
         alive = [one for one in unique.values() if self.now - one.seen <= one.timeout]
         return {connection.original: facts(connection) for connection in alive}
+
+
+def play(host: PacketHost, scenario: Scenario) -> Twin:
+    """Let a scenario happen to both; each arrival once or up to three times, by tc and XDP in turns."""
+    twin = Twin(host, scenario.state, scenario.host)
+    for number, event in enumerate(scenario.events):
+        if isinstance(event, Desired):
+            twin.apply(event)
+        elif isinstance(event, Pause):
+            twin.age(event.ms)
+        elif twin.takes(event):
+            for hook in TURNS[number % len(TURNS)]:
+                twin.run(event, hook)
+    return twin
 
 
 def sent(port: str, frame: bytes, **fields: Any) -> Arrival:

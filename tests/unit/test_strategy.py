@@ -13,7 +13,7 @@ from headrace.datapath.decision import RULE_NONE, Arrival, Decision
 from headrace.datapath.oracle import decide
 from headrace.model import State
 from headrace.testing.choice import Seeded, some, weighted
-from headrace.testing.strategy import Scenario, decode, encode, judge, scenario_of, scenarios, states, tell
+from headrace.testing.strategy import Pause, Scenario, decode, encode, judge, scenario_of, scenarios, states, tell
 
 FORWARDED = {Reason.NONE, Reason.FLOODED, Reason.ANSWERED}
 
@@ -98,12 +98,15 @@ def segment_of(state: State, arrival: Arrival) -> int | None:
 @QUICK
 @given(scenarios())
 def test_what_holds_in_every_scenario(scenario: Scenario) -> None:
-    memory, state = Connections(), scenario.state
+    memory, state, now = Connections(), scenario.state, 0
     for event in scenario.events:
         if isinstance(event, State):
             state = event
             continue
-        decision = decide(state, scenario.host, memory, event)
+        if isinstance(event, Pause):
+            now += event.ms
+            continue
+        decision = decide(state, scenario.host, memory, event, now)
         check(state, scenario.host, event, decision)
         for key, connection in memory.flows.items():
             assert key in connection.keys

@@ -109,7 +109,7 @@ struct hr_flow {
 	__u8 outer_saddr[16]; /* by tunnel: the VTEP it came from; else zero */
 	__u32 mtu; /* longest IP packet this action may carry, octets; 0: not judged here */
 	__u32 vni; /* with HR_FLOW_TUNNEL */
-	__u32 hash; /* of the key: the outer packet's entropy */
+	__u32 hash; /* of the key */
 	__u32 pad;
 	__u32 last; /* equals first */
 };
@@ -203,7 +203,11 @@ enum hr_source {
 	HR_SOURCE_UNSPECIFIED = 2, /* 0.0.0.0 or :: only to get an address (DHCP, DAD) */
 };
 
-/* forward: MACs that no object names (address pairs', those behind ports without port security). */
+/* forward: MACs that no object names (address pairs', those behind ports without port security). One place may have so many,
+ * that nobody crowds out others.
+ */
+#define HR_LEARNT_PORT 256 /* behind a local port */
+#define HR_LEARNT_TUNNEL 32768 /* behind all VTEPs together */
 struct hr_learnt {
 	__u32 endpoint; /* local port index, or the VTEP's endpoint index */
 	__u32 vtep; /* 0: here */

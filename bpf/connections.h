@@ -38,12 +38,21 @@ static __always_inline bool hr_flow_read(const struct hr_flow *flow, struct hr_f
 /* An entry that names a connection which is no more, nor being retired, was written while its owner removed it: nobody's. */
 static __always_inline bool hr_flow_orphan(const struct hr_flow_key *key, __u64 id)
 {
-	struct hr_flow *flow = bpf_map_lookup_elem(&hr_flows, key), copy;
+	struct hr_flow *flow = bpf_map_lookup_elem(&hr_flows, key);
 	struct hr_conn *conn;
+	__u32 last, index;
+	__u64 owner;
 
-	if (!flow || !hr_flow_read(flow, &copy) || copy.conn_id != id)
+	if (!flow)
 		return false;
-	conn = bpf_map_lookup_elem(&hr_conns, &copy.conn);
+	last = READ_ONCE(flow->last);
+	barrier();
+	index = READ_ONCE(flow->conn);
+	owner = READ_ONCE(flow->conn_id);
+	barrier();
+	if (READ_ONCE(flow->first) != last || owner != id)
+		return false;
+	conn = bpf_map_lookup_elem(&hr_conns, &index);
 	if (!conn || (READ_ONCE(conn->id) & ~HR_CONN_DEAD) == id)
 		return false;
 	return !bpf_map_delete_elem(&hr_flows, key);

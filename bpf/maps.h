@@ -35,12 +35,16 @@ HR_TABLE(hr_acl_matches, BPF_MAP_TYPE_HASH, struct hr_acl_match_key, struct hr_a
 
 HR_TABLE(hr_names, BPF_MAP_TYPE_HASH, struct hr_name_key, struct hr_name, 524288, BPF_F_NO_PREALLOC);
 
+/* 1 while the agent writes: one that died meanwhile may have raised no epochs. */
+HR_TABLE(hr_applying, BPF_MAP_TYPE_ARRAY, __u32, __u32, 1, 0);
+
 /* Addresses by the agent, next hops by the walk. */
 HR_TABLE(hr_adjacencies, BPF_MAP_TYPE_ARRAY, __u32, struct hr_adjacency, HR_VTEPS *HR_PATHS, 0);
 
 /* Written by the datapath alone. */
 HR_TABLE(hr_epochs, BPF_MAP_TYPE_ARRAY, __u32, __u32, HR_ENDPOINTS, 0);
-HR_TABLE(hr_learnt, BPF_MAP_TYPE_LRU_HASH, struct hr_fdb_key, struct hr_learnt, 16384, 0);
+HR_TABLE(hr_learnt, BPF_MAP_TYPE_HASH, struct hr_fdb_key, struct hr_learnt, 65536, BPF_F_NO_PREALLOC);
+HR_TABLE(hr_learnt_counts, BPF_MAP_TYPE_ARRAY, __u32, __u32, HR_PORTS, 0);
 HR_TABLE(hr_flows, BPF_MAP_TYPE_HASH, struct hr_flow_key, struct hr_flow, 524288, 0);
 HR_TABLE(hr_conns, BPF_MAP_TYPE_ARRAY, __u32, struct hr_conn, 262144, 0);
 HR_TABLE(hr_conn_counts, BPF_MAP_TYPE_ARRAY, __u32, __u64, HR_PORTS, 0);

@@ -30,6 +30,9 @@ static __always_inline bool hr_replay(const struct hr_packet *packet, __u32 leng
 		return false;
 	if (!hr_flow_read(flow, &replay->flow))
 		return false;
+	/* The element may have been given to another key since it was found: an entry tells its key's hash. */
+	if (replay->flow.hash != hr_hash(&packet->key))
+		return false;
 	if (!(replay->flow.flags & HR_FLOW_DECIDED) || !hr_mac_equal(packet->eth_dst, replay->flow.eth_dst) ||
 	    !hr_mac_equal(packet->eth_src, replay->flow.eth_src))
 		return false;

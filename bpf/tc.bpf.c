@@ -144,10 +144,15 @@ int hr_from_port(struct __sk_buff *skb)
 		}
 	}
 	walk = hr_walk_get();
-	port = bpf_map_lookup_elem(&hr_ports, &device->port);
-	if (!walk || !port)
+	if (!walk)
 		return hr_drop_at(0, HR_REASON_INTERNAL);
 	__builtin_memset(walk, 0, HR_WALK_FRESH);
+	walk->from_index = device->port;
+	walk->from_epoch = hr_epoch(device->port); /* before any table that the decision stands on */
+	barrier();
+	port = bpf_map_lookup_elem(&hr_ports, &device->port);
+	if (!port)
+		return hr_drop_at(0, HR_REASON_INTERNAL);
 	walk->packet = packet;
 	walk->weight = weight;
 	walk->length = length;
@@ -231,6 +236,7 @@ int hr_from_uplink(struct __sk_buff *skb)
 	walk->packet = packet;
 	walk->packet.l3 = ETH_HLEN;
 	walk->packet.l4 -= outer.length;
+	walk->packet.part -= outer.length;
 	walk->packet.header -= outer.length;
 	walk->weight = weight;
 	walk->length = length;
@@ -240,15 +246,19 @@ int hr_from_uplink(struct __sk_buff *skb)
 	__builtin_memcpy(vtep_key.addr, outer.saddr, 16);
 	hr_count_walk(0, weight);
 	vtep = bpf_map_lookup_elem(&hr_vteps, &vtep_key);
-	if (!vtep)
+	if (vtep) {
+		walk->vtep = vtep->vtep;
+		walk->vtep_endpoint = vtep->endpoint;
+	}
+	hr_resolve(walk);
+	vtep = bpf_map_lookup_elem(&hr_vteps,
+				   &vtep_key); /* again: what the decision stands on comes after the epochs */
+	if (!vtep || vtep->vtep != walk->vtep)
 		return hr_drop(walk, HR_REASON_UNKNOWN_VTEP);
 	if (!hr_flood_slot(walk, 0))
 		return hr_drop(walk, HR_REASON_UNKNOWN_SEGMENT);
 	if (reason)
 		return hr_drop(walk, reason == HR_PARSE_PULL ? HR_REASON_INTERNAL : reason);
-	walk->vtep = vtep->vtep;
-	walk->vtep_endpoint = vtep->endpoint;
-	hr_resolve(walk);
 	walk->rule.from_side = HR_RULE_REMOTE;
 	if (outer.length && hr_pop(skb, outer.length))
 		return hr_drop(walk, HR_REASON_INTERNAL);

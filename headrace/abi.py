@@ -14,7 +14,7 @@ import msgspec
 
 Octets = TypeVar("Octets", bytes, bytes | bytearray | memoryview)
 
-ABI_HASH = "dfa2752cdb75"
+ABI_HASH = "0175167449a4"
 """Identifies layouts, values and maps together: two sides that differ in it must not share a map."""
 
 
@@ -112,6 +112,8 @@ def _count(items: tuple[Any, ...], size: int, name: str) -> tuple[Any, ...]:
 
 CONN_DEAD = 9223372036854775808
 ENDPOINTS = 262144
+LEARNT_PORT = 256
+LEARNT_TUNNEL = 32768
 PATHS = 8
 PORTS = 4096
 REASONS = 64
@@ -1114,7 +1116,7 @@ class Flow(Packed, frozen=True, kw_only=True):
     vni: int = 0
     """with HR_FLOW_TUNNEL"""
     hash: int = 0
-    """of the key: the outer packet's entropy"""
+    """of the key"""
     last: int = 0
     """equals first"""
 
@@ -1246,7 +1248,7 @@ _LEARNT = struct.Struct("<II")
 
 
 class Learnt(Packed, frozen=True, kw_only=True):
-    """struct hr_learnt: forward: MACs that no object names (address pairs', those behind ports without port security)."""
+    """struct hr_learnt."""
 
     SIZE: ClassVar[int] = 8
     DTYPE: ClassVar[dict[str, Any]] = {
@@ -1627,6 +1629,9 @@ MAPS: dict[str, MapSpec] = {
         key=U32,
         value=Adjacency,
     ),
+    "hr_applying": MapSpec(
+        name="hr_applying", type=2, max_entries=1, flags=0, pinning=1, key_size=4, value_size=4, key=U32, value=U32
+    ),
     "hr_conclusions": MapSpec(
         name="hr_conclusions",
         type=6,
@@ -1708,14 +1713,25 @@ MAPS: dict[str, MapSpec] = {
     ),
     "hr_learnt": MapSpec(
         name="hr_learnt",
-        type=9,
-        max_entries=16384,
-        flags=0,
+        type=1,
+        max_entries=65536,
+        flags=1,
         pinning=1,
         key_size=12,
         value_size=8,
         key=FdbKey,
         value=Learnt,
+    ),
+    "hr_learnt_counts": MapSpec(
+        name="hr_learnt_counts",
+        type=2,
+        max_entries=4096,
+        flags=0,
+        pinning=1,
+        key_size=4,
+        value_size=4,
+        key=U32,
+        value=U32,
     ),
     "hr_names": MapSpec(
         name="hr_names",

@@ -68,4 +68,31 @@ static __always_inline bool hr_addr_is_v4(const void *addr)
 	return !words[0] && !words[1] && words[2] == bpf_htonl(0xffff);
 }
 
+static __always_inline bool hr_key_equal(const struct hr_flow_key *a, const struct hr_flow_key *b)
+{
+	const __u32 *x = (const __u32 *)a, *y = (const __u32 *)b;
+	__u32 differs = 0;
+	int i;
+
+#pragma unroll
+	for (i = 0; i < sizeof(*a) / 4; i++)
+		differs |= x[i] ^ y[i];
+	return !differs;
+}
+
+/* Of all of a key: entropy for the underlay, and a check that a flow entry is the key's. */
+static __always_inline __u32 hr_hash(const struct hr_flow_key *key)
+{
+	const __u32 *words = (const __u32 *)key;
+	__u64 hash = key->proto;
+	int i;
+
+#pragma unroll
+	for (i = 0; i < 10; i += 2) {
+		hash = (hash ^ (words[i] | (__u64)words[i + 1] << 32)) * 0x9e3779b97f4a7c15ULL;
+		hash ^= hash >> 32;
+	}
+	return hash;
+}
+
 #endif

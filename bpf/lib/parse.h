@@ -29,6 +29,7 @@ enum hr_fragment_place {
 struct hr_packet {
 	__u32 l3; /* offset of the IP or ARP header in the frame */
 	__u32 l4; /* offset of the transport header */
+	__u32 part; /* offset of what fragments are parts of (RFC 8200 section 4.5) */
 	__u32 header; /* octets before the payload */
 	__u32 ip_length; /* of the IP packet with its header */
 	__u32 fragment_offset; /* octets */
@@ -170,6 +171,7 @@ static __always_inline int hr_parse_ipv4(void *data, void *data_end, __u32 offse
 	packet->key.proto = ip->protocol;
 	hr_addr_from_v4(packet->key.saddr, ip->saddr);
 	hr_addr_from_v4(packet->key.daddr, ip->daddr);
+	packet->part = offset + header;
 	place = bpf_ntohs(ip->frag_off);
 	if (place & 0x3fff) {
 		packet->fragment_id = ip->id;
@@ -227,6 +229,7 @@ static __always_inline int hr_parse_ipv6(void *data, void *data_end, __u32 offse
 			__u32 place = bpf_ntohs(*(__be16 *)(extension + 2));
 
 			fragmented = true;
+			packet->part = next;
 			packet->fragment_id = *(__u32 *)(extension + 4);
 			packet->fragment_offset = place & 0xfff8;
 			packet->fragment = packet->fragment_offset ? HR_FRAGMENT_LATER :

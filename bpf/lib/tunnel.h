@@ -82,17 +82,39 @@ static __always_inline int hr_vxlan_push(struct __sk_buff *skb, const struct hr_
 	return reason ?: hr_vxlan_write(skb, adjacency, vni, hash, hr_outer_tos(packet));
 }
 
+/* The kernel cuts super-packets by skb->protocol, which is still the outer one's. bpf_skb_adjust_room changes it from Linux 6.3 on
+ * only; bpf_skb_change_proto always does, and moves 20 octets of headers that go anyway. Returns how many there are then.
+ */
+static __always_inline long hr_reveal(struct __sk_buff *skb, __be16 inner, __u32 room)
+{
+	long error;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP) && inner == bpf_htons(ETH_P_IPV6)) {
+		error = bpf_skb_change_proto(skb, inner, 0);
+		return error ?: room + sizeof(struct ipv6hdr) - sizeof(struct iphdr);
+	}
+	if (skb->protocol == bpf_htons(ETH_P_IPV6) && inner == bpf_htons(ETH_P_IP)) {
+		error = bpf_skb_change_proto(skb, inner, 0);
+		return error ?: room + sizeof(struct iphdr) - sizeof(struct ipv6hdr);
+	}
+	return room;
+}
+
 /* Take `room` octets of outer headers off. What remains after the outer Ethernet header must be as long as the outer
  * protocol's header (net/core/filter.c, bpf_skb_adjust_room), so a short frame is lengthened first and cut after.
  */
 static __always_inline long hr_pop(struct __sk_buff *skb, __u32 room)
 {
 	__u32 length = skb->len - room;
-	__u8 inner[ETH_HLEN];
+	struct ethhdr inner;
 	long error;
 
-	if (bpf_skb_load_bytes(skb, room, inner, sizeof(inner)))
+	if (bpf_skb_load_bytes(skb, room, &inner, sizeof(inner)))
 		return -1;
+	error = hr_reveal(skb, inner.h_proto, room);
+	if (error < 0)
+		return error;
+	room = error;
 	if (length < ETH_HLEN + sizeof(struct ipv6hdr)) {
 		error = bpf_skb_change_tail(skb, skb->len + sizeof(struct ipv6hdr), 0);
 		if (error)
@@ -106,7 +128,7 @@ static __always_inline long hr_pop(struct __sk_buff *skb, __u32 room)
 		if (error)
 			return error;
 	}
-	return bpf_skb_store_bytes(skb, 0, inner, sizeof(inner), 0);
+	return bpf_skb_store_bytes(skb, 0, &inner, sizeof(inner), 0);
 }
 
 #endif

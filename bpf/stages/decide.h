@@ -7,6 +7,7 @@
 #include "stages/track.h"
 
 #define HR_EEXIST (-17)
+#define HR_CONN_SETTLED (1000 * NSEC_PER_MSEC) /* nobody is still making a connection this old */
 #define HR_LOOPBACK 1 /* the FIB is asked as for a packet of the host's own; `lo` has forwarding on for that */
 #define HR_FIB_ONE_IN 16
 #define HR_AF_INET 2
@@ -79,16 +80,10 @@ static __always_inline void hr_decision(struct hr_walk *walk, __u32 out)
 	flow->last = version;
 }
 
-static __always_inline bool hr_key_equal(const struct hr_flow_key *a, const struct hr_flow_key *b)
+static __always_inline bool hr_same_pair(const struct hr_conn *a, const struct hr_conn *b)
 {
-	const __u32 *x = (const __u32 *)a, *y = (const __u32 *)b;
-	__u32 differs = 0;
-	int i;
-
-#pragma unroll
-	for (i = 0; i < sizeof(*a) / 4; i++)
-		differs |= x[i] ^ y[i];
-	return !differs;
+	return (hr_key_equal(&a->key[0], &b->key[0]) && hr_key_equal(&a->key[1], &b->key[1])) ||
+	       (hr_key_equal(&a->key[0], &b->key[1]) && hr_key_equal(&a->key[1], &b->key[0]));
 }
 
 /* A connection that holds a key of a new one ends; but not one with the same two keys, which another CPU has just made. */
@@ -113,9 +108,12 @@ static __noinline long hr_insert(const struct hr_conn *conn, int which, const st
 	if (READ_ONCE(holder->id) != id) {
 		if (!hr_flow_orphan(&conn->key[which], id))
 			return error;
-	} else if ((hr_key_equal(&holder->key[0], &conn->key[0]) && hr_key_equal(&holder->key[1], &conn->key[1])) ||
-		   (hr_key_equal(&holder->key[0], &conn->key[1]) && hr_key_equal(&holder->key[1], &conn->key[0])) ||
-		   !hr_retire(index, id)) {
+	} else if (hr_same_pair(holder, conn)) {
+		/* Made just now by another CPU - or long ago, and it has lost its other key to a race: then it is of no use. */
+		if (bpf_map_lookup_elem(&hr_flows, &conn->key[1 - which]) ||
+		    conn->created - holder->created < HR_CONN_SETTLED || !hr_retire(index, id))
+			return error;
+	} else if (!hr_retire(index, id)) {
 		return error;
 	}
 	return bpf_map_update_elem(&hr_flows, &conn->key[which], flow, BPF_NOEXIST);
@@ -189,13 +187,17 @@ static __always_inline bool hr_key_before(const struct hr_flow_key *a, const str
 	return false;
 }
 
+/* A segment in mid-stream opens as a SYN does: until it is answered it is remembered for short. */
 static __always_inline __u8 hr_first_state(const struct hr_walk *walk)
 {
 	if (!(walk->flags & (HR_WALK_TRACK_FROM | HR_WALK_TRACK_TO)))
 		return HR_STATE_STATELESS;
-	if (walk->packet.key.proto != IPPROTO_TCP)
-		return HR_STATE_NEW;
-	return walk->packet.tcp_flags & HR_TCP_SYN ? HR_STATE_SYN_SENT : HR_STATE_ESTABLISHED;
+	return walk->packet.key.proto == IPPROTO_TCP ? HR_STATE_SYN_SENT : HR_STATE_NEW;
+}
+
+static __always_inline bool hr_adopts(const struct hr_walk *walk)
+{
+	return walk->packet.key.proto == IPPROTO_TCP && !(walk->packet.tcp_flags & HR_TCP_SYN);
 }
 
 /* False: the port has as many connections as it may. */
@@ -219,7 +221,7 @@ static __always_inline void hr_conn_fill(struct hr_conn *conn, const struct hr_w
 
 	conn->state = hr_first_state(walk);
 	conn->timeout = hr_timeout(conn->state, walk->packet.key.proto);
-	conn->flags = hr_tracking(walk) | (conn->state == HR_STATE_ESTABLISHED ? HR_CONN_ADOPTED : 0);
+	conn->flags = hr_tracking(walk) | (conn->state == HR_STATE_SYN_SENT && hr_adopts(walk) ? HR_CONN_ADOPTED : 0);
 	conn->port = port;
 	__builtin_memset(conn->counter, 0, sizeof(conn->counter));
 	conn->counter[0].packets = walk->weight.packets;
@@ -280,7 +282,8 @@ static __always_inline int hr_connect(struct hr_walk *walk)
 	else
 		bpf_map_delete_elem(&hr_flows, &conn->key[1]);
 give_back_index:
-	WRITE_ONCE(conn->id, 0);
+	if (__sync_val_compare_and_swap(&conn->id, id, 0) != id) /* another CPU has retired it */
+		return HR_REASON_BUSY;
 	bpf_map_push_elem(&hr_conn_free, &index, BPF_ANY);
 	error = error == HR_EEXIST ? HR_REASON_NONE : HR_REASON_TABLE_FULL;
 give_back_quota:

@@ -33,20 +33,6 @@ struct hr_vxlan6 {
 };
 #define HR_VXLAN6_LENGTH (sizeof(struct hr_vxlan6) - offsetof(struct hr_vxlan6, eth))
 
-static __always_inline __u32 hr_hash(const struct hr_flow_key *key)
-{
-	const __u32 *words = (const __u32 *)key;
-	__u32 hash = key->proto;
-	int i;
-
-#pragma unroll
-	for (i = 0; i < 9; i++) { /* addresses and ports */
-		hash = (hash ^ words[i]) * 0x9e3779b1;
-		hash ^= hash >> 15;
-	}
-	return hash;
-}
-
 static __always_inline __u32 hr_path(__u32 vtep, __u32 hash)
 {
 	return vtep * HR_PATHS + (hash >> 16) % HR_PATHS;

@@ -39,7 +39,7 @@ static long hr_flood_port(__u32 slot, struct hr_flooding *flooding)
 	if (!index || index == walk->from_port)
 		return 0;
 	port = bpf_map_lookup_elem(&hr_ports, &index);
-	if (!port)
+	if (!port || port->segment != walk->segment)
 		return 0;
 	reason = port->flags & HR_PORT_UP ? hr_acl(walk, port, HR_TO_PORT, &walk->rule.to_side) : HR_REASON_PORT_DOWN;
 	if (reason) {

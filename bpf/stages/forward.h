@@ -35,26 +35,40 @@ static __always_inline bool hr_locate(__u32 segment, const __u8 *mac, struct hr_
 	return true;
 }
 
+static __always_inline __u32 *hr_learnt_count(__u32 endpoint, __u32 vtep)
+{
+	__u32 place = vtep ? 0 : endpoint;
+
+	return bpf_map_lookup_elem(&hr_learnt_counts, &place);
+}
+
 /* A MAC that no port owns was seen behind a local port (vtep 0) or a VTEP. A move re-decides what went to the old place. */
 static __always_inline void hr_learn(struct hr_walk *walk)
 {
 	__u32 endpoint = walk->from_port ? walk->from_port : walk->vtep_endpoint;
-	struct hr_learnt now = { .endpoint = endpoint, .vtep = walk->vtep }, *before;
+	struct hr_learnt now = { .endpoint = endpoint, .vtep = walk->vtep }, before = {}, *known;
+	__u32 *count = hr_learnt_count(endpoint, walk->vtep);
 	struct hr_fdb_key key = { .segment = walk->segment };
-	__u32 old = 0;
 
 	__builtin_memcpy(key.mac, walk->packet.eth_src, 6);
-	if (bpf_map_lookup_elem(&hr_fdbs, &key))
+	if (!count || bpf_map_lookup_elem(&hr_fdbs, &key))
 		return;
-	before = bpf_map_lookup_elem(&hr_learnt, &key);
-	if (before) {
-		old = before->endpoint;
-		if (old == endpoint && before->vtep == walk->vtep)
+	known = bpf_map_lookup_elem(&hr_learnt, &key);
+	if (known) {
+		before = *known;
+		if (before.endpoint == endpoint && before.vtep == walk->vtep)
 			return;
 	}
-	bpf_map_update_elem(&hr_learnt, &key, &now, BPF_ANY);
-	if (before)
-		hr_epoch_raise(old);
+	if (READ_ONCE(*count) >= (walk->vtep ? HR_LEARNT_TUNNEL : HR_LEARNT_PORT) ||
+	    bpf_map_update_elem(&hr_learnt, &key, &now, BPF_ANY))
+		return;
+	__sync_fetch_and_add(count, 1);
+	if (!known)
+		return;
+	count = hr_learnt_count(before.endpoint, before.vtep);
+	if (count)
+		__sync_fetch_and_add(count, -1);
+	hr_epoch_raise(before.endpoint);
 }
 
 /* Find both sides' indices and read their epochs, before any table that the decision stands on. */
@@ -62,11 +76,11 @@ static __always_inline void hr_resolve(struct hr_walk *walk)
 {
 	struct hr_place place = {};
 
-	walk->from_index = walk->from_port;
-	if (!walk->from_port)
+	if (!walk->from_port) {
 		walk->from_index =
 			hr_locate(walk->segment, walk->packet.eth_src, &place) ? place.endpoint : walk->vtep_endpoint;
-	walk->from_epoch = hr_epoch(walk->from_index);
+		walk->from_epoch = hr_epoch(walk->from_index);
+	}
 	if (walk->packet.eth_dst[0] & 1 || !hr_locate(walk->segment, walk->packet.eth_dst, &place))
 		return;
 	walk->to_index = place.endpoint;
@@ -87,6 +101,8 @@ static __always_inline int hr_forward(struct hr_walk *walk)
 	if (place.vtep)
 		return walk->flags & HR_WALK_TUNNEL ? HR_REASON_TUNNEL_LOOP : HR_REASON_NONE;
 	port = bpf_map_lookup_elem(&hr_ports, &walk->to_port);
+	if (port && port->segment && port->segment != walk->segment)
+		return HR_REASON_UNKNOWN_MAC; /* learnt before the port moved to another network */
 	if (!port || !(port->flags & HR_PORT_UP))
 		return HR_REASON_PORT_DOWN;
 	if (walk->to_port == walk->from_port)

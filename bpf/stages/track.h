@@ -45,7 +45,7 @@ static __always_inline int hr_track_fragment(struct hr_walk *walk)
 		struct hr_fragment first = {
 			.sport = packet->key.sport,
 			.dport = packet->key.dport,
-			.first_length = packet->l3 + packet->ip_length - packet->l4,
+			.first_length = packet->l3 + packet->ip_length - packet->part,
 			.seen = now,
 		};
 
@@ -146,6 +146,8 @@ static __always_inline int hr_track_find(struct hr_walk *walk, const struct hr_f
 		return HR_REASON_INTERNAL;
 	if (READ_ONCE(conn->id) != flow.conn_id)
 		return hr_flow_orphan(key, flow.conn_id) ? HR_REASON_NONE : HR_REASON_BUSY;
+	if (!hr_key_equal(&conn->key[flow.flags & HR_FLOW_REPLY ? 1 : 0], key))
+		return HR_REASON_BUSY; /* the element has just been given to another key */
 	if (conn->state == HR_STATE_STATELESS && hr_tracks_now(walk))
 		return HR_REASON_NONE; /* decided when nobody tracked; a new connection takes its keys */
 	if (hr_expired(conn, bpf_ktime_get_coarse_ns(), 0) ||

@@ -30,7 +30,11 @@ HEADRACE = PROGRAMS / "headrace"
 READY = "READY "
 """What the development Neutron prints before its URL."""
 
+REACHED = " reached"
+"""What an agent logs of its controller."""
+
 ADMIN = "admin,manager,member,reader,service"
+AGENTS = 30.0
 PATIENCE = 90.0
 """Seconds for Neutron to start on a busy machine; ten are usual."""
 
@@ -53,11 +57,12 @@ class Host:
         """Run a command that looks at this host; returns what it printed."""
         return self.namespace.run([str(HEADRACE), *words, "--config", str(self.config)]).stdout
 
-    def alive(self) -> None:
-        """Raise with the agent's last words if it has ended."""
+    def reached(self) -> bool:
+        """Whether the agent has its controller. Raises with its last words if it has ended."""
         if self.agent is None or self.agent.poll() is not None:
             said = self.agent.output()[-2000:] if self.agent else "it was not started"
             raise Unavailable(f"the agent of {self.name} has ended: {said}")
+        return REACHED in self.agent.output()
 
 
 class Cloud:
@@ -124,6 +129,8 @@ class Cloud:
         for name in HOSTS:
             self.hosts[name] = self._host(name)
             self.hosts[name].start()
+        for host in self.hosts.values():
+            wait_until(host.reached, AGENTS, f"the agent of {host.name} to start")
 
     def _host(self, name: str) -> Host:
         assert self._authority is not None

@@ -12,25 +12,42 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-from headrace.testing.topology import NAMESPACES, CommandFailed, run
+from headrace.testing.topology import NAMESPACES, run
 
 MARK = "HEADRACE_DEMO"
 """In the environment of every process of a demo; its value is the demo's prefix."""
 
+DEVICES = Path("/sys/class/net")
 PATIENCE = 3.0
 """Seconds for a killed process to be gone."""
 
 
 def sweep(prefix: str) -> list[str]:
     """Remove what is left of the demo with this prefix; says what that was."""
-    swept = [*_processes(prefix), *_namespaces(prefix), *_links(prefix), *_mounts(prefix)]
+    left = found(prefix)
+    _kill(prefix)
+    for path in NAMESPACES.glob(f"{prefix}-*"):
+        run(["ip", "netns", "delete", path.name], check=False)
+    for path in DEVICES.glob(f"{prefix}*"):
+        run(["ip", "link", "delete", path.name], check=False)
+    for point in mounts(prefix):
+        run(["umount", "--lazy", point], check=False)
     for directory in directories(prefix):
         shutil.rmtree(directory, ignore_errors=True)
-        swept.append(f"directory {directory}")
-    return swept
+    return left
+
+
+def found(prefix: str) -> list[str]:
+    """What there is of the demo, in words."""
+    return [
+        *(f"process {pid}" for pid in marked(prefix)),
+        *(f"namespace {path.name}" for path in NAMESPACES.glob(f"{prefix}-*")),
+        *(f"device {path.name}" for path in DEVICES.glob(f"{prefix}*")),
+        *(f"mount {point}" for point in mounts(prefix)),
+        *(f"directory {path}" for path in directories(prefix)),
+    ]
 
 
 def marked(prefix: str) -> list[int]:
@@ -56,34 +73,10 @@ def mounts(prefix: str) -> list[str]:
     return [point for point in reversed(points) if f"/{prefix}-" in point]
 
 
-def _processes(prefix: str) -> Iterator[str]:
-    pids = marked(prefix)
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            name = Path(f"/proc/{pid}/comm").read_text().strip()
-            os.kill(pid, signal.SIGKILL)
-            yield f"process {pid} ({name})"
+def _kill(prefix: str) -> None:
     deadline = time.monotonic() + PATIENCE
-    while pids and marked(prefix) and time.monotonic() < deadline:
+    while (pids := marked(prefix)) and time.monotonic() < deadline:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
-
-
-def _namespaces(prefix: str) -> Iterator[str]:
-    for path in NAMESPACES.glob(f"{prefix}-*"):
-        with contextlib.suppress(CommandFailed):
-            run(["ip", "netns", "delete", path.name])
-            yield f"namespace {path.name}"
-
-
-def _links(prefix: str) -> Iterator[str]:
-    for path in Path("/sys/class/net").glob(f"{prefix}*"):
-        with contextlib.suppress(CommandFailed):
-            run(["ip", "link", "delete", path.name])
-            yield f"device {path.name}"
-
-
-def _mounts(prefix: str) -> Iterator[str]:
-    for point in mounts(prefix):
-        with contextlib.suppress(CommandFailed):
-            run(["umount", "--lazy", point])
-            yield f"mount {point}"

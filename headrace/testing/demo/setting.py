@@ -43,12 +43,10 @@ def raise_cloud(scene: Scene) -> None:
         kernel.fetch()
     with narrator.waiting("Neutron's API"):
         cloud.wait_for_neutron()
-    for host in cloud.hosts.values():
-        host.alive()
     scene.nova = cloud.admin()
     for name in ("blue", "red"):
         scene.tenants[name] = Tenant(name, cloud.project(name), narrator, aloud=name == "blue")
-    narrator.did("openstack network agent list")
+    narrator.called("nova>", "agents()")
     alive = wait_until(lambda: agents(scene), 15, "both agents in Neutron")
     narrator.show(table(("agent type", "host", "alive", "vtep"), alive))
     narrator.claim("Neutron knows both hosts, from their own reports", len(alive) == len(HOSTS))
@@ -125,7 +123,7 @@ def wait_for_active(scene: Scene, since: dict[str, float]) -> dict[str, float]:
             if port.status == "ACTIVE" and port.id not in took:
                 took[port.id] = time.monotonic() - since[port.id]
         for host in scene.cloud.hosts.values():
-            host.alive()
+            host.reached()
         time.sleep(0.05)
     return took
 

@@ -6,11 +6,11 @@ import shlex
 import signal
 from pathlib import Path
 
-from rich.panel import Panel
 from rich.text import Text
 
 from headrace.testing.demo.cloud import PROGRAMS
 from headrace.testing.demo.scene import Scene
+from headrace.testing.demo.workload import ADMIN
 
 
 def write_environment(scene: Scene) -> Path:
@@ -36,40 +36,43 @@ def write_environment(scene: Scene) -> Path:
 
 
 def invite(scene: Scene, environment: Path) -> None:
-    """Say what there is to try."""
-    web, app = scene.tenants["blue"].groups["web"].id, scene.tenants["blue"].groups["app"].id
-    blue_web = scene.box("blue-web")
-    text = Text()
+    """Say what there is to try; nothing is framed, so that it can be copied."""
+    web = scene.box("blue-web")
+    console = scene.narrator.console
+    console.print()
+    console.rule(Text("Yours to play with", style="bold cyan"), align="left", style="cyan")
     for what, commands in (
         ("In another terminal, as root", [f"source {environment}"]),
         (
-            "The cloud (each openstack command takes some seconds to start)",
+            "The cloud (an openstack command takes seconds to start)",
             [
-                "openstack network agent list",
                 "openstack port list --long",
-                f"openstack security group rule create --protocol tcp --dst-port 8080 --remote-group {app} {web}",
+                "openstack security group rule create --protocol tcp --dst-port 8080 --remote-group blue-app blue-web",
+                "headrace port list",
+                f"headrace trace --port red-app 'udp 10.0.0.11:5000 > {web.ipv4}:53'",
             ],
         ),
         (
             "The workloads: blue-app, blue-web, red-app, red-web",
-            [f"blue-app curl {blue_web.url(8080)}", f"red-app ping {blue_web.ipv4}", "blue-app bash"],
+            [f"blue-app curl {web.url(ADMIN)}", f"red-app ping {web.ipv4}", "blue-app bash"],
         ),
         (
             "The hosts: compute-1, compute-2",
             [
-                "headrace port list",
-                "compute-1 headrace flow list",
-                "compute-2 headrace reason list",
-                "compute-1 tcpdump -ni up0",
+                "compute-1 headrace flow list --connection --port blue-app",
+                "compute-2 headrace reason list --port blue-web",
+                "compute-1 tcpdump -ni up0 udp port 4789",
             ],
         ),
     ):
-        text.append(f"{what}\n", style="bold")
+        console.print(Text(f"   {what}", style="bold"))
         for command in commands:
-            text.append(f"    {command}\n", style="green")
-    text.append(f"\nLogs and state: {scene.cloud.directory}. Ctrl-C ends everything and leaves nothing behind.")
-    scene.narrator.console.print()
-    scene.narrator.console.print(Panel(text, title="Yours to play with", border_style="cyan"))
+            console.print(Text(f"     {command}", style="green"), soft_wrap=True)
+    where = f"nsenter --net={web.namespace.path}"
+    console.print(
+        Text(f"   Without the file: {where} enters blue-web. Logs and state: {scene.cloud.directory}"), soft_wrap=True
+    )
+    console.print(Text("   Ctrl-C ends everything and leaves nothing behind.", style="bold"))
 
 
 def until_told() -> None:

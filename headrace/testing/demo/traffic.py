@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from headrace.testing.demo.cloud import AGENTS
 from headrace.testing.demo.narrator import table
 from headrace.testing.demo.probe import Talk
 from headrace.testing.demo.scene import Scene, milliseconds
@@ -15,9 +16,6 @@ PINGS, PAYLOAD, SHOWN = 5, 100, 8
 NUMBERS = ("packets", "octets", "back")
 HEADERS = 14 + 20 + 8
 """Octets of Ethernet, IPv4 and ICMP."""
-
-REACHED = "reached"
-"""What an agent logs once it has its controller."""
 
 
 def across_hosts(scene: Scene) -> None:
@@ -140,7 +138,7 @@ def without_agent(scene: Scene) -> None:
         wait_until(lambda: talk.answers > answers + 20 or talk.quiet_for() > 1, 5, "answers")
         host.start()
         with narrator.waiting("compute-2's agent is started again"):
-            wait_until(lambda: REACHED in host.agent.output() if host.agent else False, 15, "the agent to come back")
+            wait_until(host.reached, AGENTS, "the agent to come back")
         wait_until(lambda: talk.answers > answers + 100 or talk.quiet_for() > 1, 5, "answers")
         pause = f"its longest pause: {milliseconds(talk.longest_pause)}"
         narrator.claim("the running connection did not notice", talk.quiet_for() < 1, pause)

@@ -20,7 +20,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ``tunnel_port``: VXLAN's UDP port. ``bpf``: a directory on a BPF file system. ``run``: names for the command line.
     ``cache``: where desired state is kept for a start without the controller.
     ``connections``: how many the host remembers, 560 octets of kernel memory each.
-    ``quota``: how many one port may have; 0: any number.
+    ``quota``: how many one port may have, by default a quarter of them; 0: any number.
     ``guard``: names of devices that may carry workloads (nftables wildcards); nothing passes between them and the
     host's stack.
     """
@@ -37,6 +37,6 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     run: str = "/run/headrace"
     cache: str = "/var/lib/headrace"
     connections: Annotated[int, msgspec.Meta(ge=1024, le=16777216)] = 262144
-    quota: Annotated[int, msgspec.Meta(ge=0)] = 0
+    quota: Annotated[int, msgspec.Meta(ge=0)] | None = None
     guard: tuple[Device, ...] = ("tap*",)
     log: Literal["debug", "info", "warning", "error"] = "info"

@@ -56,7 +56,6 @@ class Reconciler:
             if port.device_name in links
         }
         vteps = self.underlay.vteps(self._config.uplinks, self._config.vteps)
-        self._datapath.index.begin()
         view = View(
             desired.state,
             self._config.host,
@@ -64,8 +63,13 @@ class Reconciler:
             devices,
             vteps,
             tunnel_port=self._config.tunnel_port,
-            quota=self._config.quota,
+            quota=self._config.connections // 4 if self._config.quota is None else self._config.quota,
             whole=all(links[uplink].kind == "veth" for uplink in self._config.uplinks if uplink in links),
+        )
+        self._datapath.index.begin(
+            [port.id for port in view.local_ports],
+            [*(f"port {port.id}" for port, _ in view.remote_ports), *(f"vtep {vtep}" for _, vtep in view.remote_ports)],
+            [str(vtep) for _, vtep in view.remote_ports],
         )
         written = self._datapath.apply(compile_tables(view))
         write_names(Path(self._config.run), view, self._config.bpf)
@@ -122,6 +126,8 @@ class Reconciler:
                 self._refused.pop(name, None)
                 self._attach_one(name, ifindex, hook, links[name])
         for name in (self._datapath.devices() | set(self._attached)) - set(wanted):
+            if name in links and not self._datapath.is_uplink(name):
+                continue  # a workload may still run behind it: our programs drop whatever it says until it is gone
             self._datapath.detach(name)
             self._attached.pop(name, None)
             self._refused.pop(name, None)
@@ -133,13 +139,13 @@ class Reconciler:
         kind, _, place = hook.rpartition(" ")
         attach = self._datapath.attach_uplink if kind else self._datapath.attach_port
         try:
-            if not link.up and not kind:
-                self._netlink.set_link(ifindex, up=True)
             try:
                 attach(ifindex, name, "xdp" if place == "xdp" else "tc")
             except NotSupported as error:  # the slower hook does the same
                 self._refused[name] = str(error)
                 attach(ifindex, name, "tc")
+            if not link.up and not kind:  # not before: nothing passes without our programs
+                self._netlink.set_link(ifindex, up=True)
             self._attached[name] = (ifindex, hook)
             log.info("attached device=%s ifindex=%d hook=%s", name, ifindex, place)
         except HeadraceError as error:  # the device may have gone meanwhile; netlink will tell
@@ -151,6 +157,9 @@ class Reconciler:
         state, reason = "up", self._refused.get(port.device_name) or self._fit.get(port.device_name, (0, None))[1] or ""
         if port.network not in desired.state.networks:
             state, reason = "error", f"network {port.network} is not known here"
+        elif port.network in view.clashes:
+            other = view.clashes[port.network]
+            state, reason = "error", f"network {port.network} has the segment of network {other}; give it another"
         elif port.id not in devices:
             state, reason = "down", f"device {port.device_name} is not there"
         elif port.device_name not in self._attached:

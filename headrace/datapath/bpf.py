@@ -20,7 +20,8 @@ from headrace.datapath.libbpf import Object, Program
 from headrace.datapath.reader import Reader
 from headrace.errors import DatapathError, NotSupported
 from headrace.stages.compile import ORDER
-from headrace.stages.view import Table, Tables
+from headrace.stages.epoch import lost
+from headrace.stages.view import Tables
 
 OBJECTS = Path(__file__).parent / "objects"
 PARTS = ("tc", "agent", "xdp")
@@ -102,7 +103,10 @@ class Datapath(Reader):
         self._load = place
 
     def retire_loads(self) -> None:
-        """Unpin earlier loads, once nothing runs them any more."""
+        """Unpin earlier loads, and the tables of other ABIs, once nothing runs them any more."""
+        for path in self.root.iterdir():
+            if path not in {self.links, self.pins, self.root / "loads"}:
+                shutil.rmtree(path)
         for place in (self.root / "loads").iterdir():
             if place != self._load:
                 shutil.rmtree(place)
@@ -138,13 +142,36 @@ class Datapath(Reader):
     def apply(self, desired: Tables) -> int:
         """Make the tables the desired ones: permissions first, removals after, epochs last. Returns entries written."""
         delta = Delta(self.actual, desired)
+        if not delta and not self._interrupted():
+            return 0
+        epochs = set(delta.epochs)
+        if self._interrupted():  # whoever died here may have raised none: every flow has a local port
+            epochs |= {
+                key.value for name in (self.actual, desired) for key in name["hr_ports"] if isinstance(key, abi.U32)
+            }
+        self._mark(1)
+        try:
+            written = self._write(delta)
+        finally:
+            self.raise_epochs(epochs)
+        self._mark(0)
+        return written
+
+    def _interrupted(self) -> bool:
+        return any(self.maps["hr_applying"].lookup(abi.U32(value=0).pack()) or b"")
+
+    def _mark(self, value: int) -> None:
+        self.maps["hr_applying"].update(abi.U32(value=0).pack(), abi.U32(value=value).pack())
+
+    def _write(self, delta: Delta) -> int:
         written = 0
+        gone = {key.value for key, _ in lost(delta.actual, delta.desired, "hr_ports") if isinstance(key, abi.U32)}
         for name, entries in delta.puts():
             self.maps[name].update_many([(key.pack(), value.pack()) for key, value in entries.items()])
             delta.actual[name].update(entries)
             written += len(entries)
             if name == "hr_fdbs":
-                self._unlearn(entries)
+                self._unlearn(key.pack() for key in entries)
         for name, keys in delta.deletes():
             if name in ARRAYS:
                 zero = bytes(abi.MAPS[name].value_size)
@@ -154,17 +181,22 @@ class Datapath(Reader):
             for key in keys:
                 del delta.actual[name][key]
             written += len(keys)
-        self.raise_epochs(delta.epochs)
+        if gone:  # what was learnt behind a port that is gone, or on another network now
+            learnt = ((key, abi.Learnt.unpack(value)) for key, value in list(self.maps["hr_learnt"].items()))
+            self._unlearn(key for key, place in learnt if not place.vtep and place.endpoint in gone)
         return written
 
-    def _unlearn(self, entries: Table) -> None:
-        """A MAC that a port now owns is no longer where it was learnt."""
-        for key in entries:
-            octets = key.pack()
-            learnt = self.maps["hr_learnt"].lookup(octets)
-            if learnt is not None:
-                self.maps["hr_learnt"].delete(octets)
-                self.raise_epochs({abi.Learnt.unpack(learnt).endpoint})
+    def _unlearn(self, keys: Iterable[bytes]) -> None:
+        """Forget where MACs were learnt; of a MAC that a port now owns, say."""
+        table, counts = self.maps["hr_learnt"], self.maps["hr_learnt_counts"]
+        for key in keys:
+            value = table.lookup(key)
+            if value is not None and table.delete(key):
+                learnt = abi.Learnt.unpack(value)
+                place = abi.U32(value=0 if learnt.vtep else learnt.endpoint).pack()
+                count = abi.U32.unpack(counts.lookup(place) or bytes(4)).value
+                counts.update(place, abi.U32(value=max(0, count - 1)).pack())
+                self.raise_epochs({learnt.endpoint})
 
     def raise_epochs(self, indices: Iterable[int]) -> None:
         """Have every flow of these indices decided again on its next packet."""
@@ -198,13 +230,28 @@ class Datapath(Reader):
         for kind in ("ingress", "egress", "xdp", "uplink", "uplink-xdp"):
             detach(self._link(name, kind))
 
-    def _indices_in_use(self) -> set[int]:
-        used: set[int] = set()
+    def is_uplink(self, name: str) -> bool:
+        """Whether a device was attached as an uplink."""
+        return self._link(name, "uplink").exists()
+
+    def _indices_in_use(self) -> tuple[set[int], set[int]]:
+        """Indices of ports and endpoints, and of VTEPs, that a flow, a table or what was learnt still names."""
+        used, vteps = {0}, {0}
         for key, flow in self.flows():
             used.update((flow.from_index, flow.to_index))
             if key.where >> abi.WHERE_SHIFT == abi.Where.PORT:
                 used.add(key.where)
-        return used
+            if flow.flags & abi.FlowFlag.TUNNEL:
+                vteps.add(flow.out // abi.PATHS)
+        for value in (abi.Learnt.unpack(value) for _, value in self.maps["hr_learnt"].items()):
+            used.add(value.endpoint)
+            vteps.add(value.vtep)
+        used.update(key.value for key in self.actual["hr_ports"] if isinstance(key, abi.U32))
+        for name in ("hr_fdbs", "hr_vteps"):
+            for entry in self.actual[name].values():
+                used.add(entry.endpoint)  # type: ignore[attr-defined]
+                vteps.add(entry.vtep)  # type: ignore[attr-defined]
+        return used, vteps
 
 
 def lock(root: Path) -> int:

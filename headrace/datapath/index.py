@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from headrace import abi
 from headrace.datapath.bpfmap import Map
@@ -17,11 +17,11 @@ class KernelIndex:
     a connection still names must never mean another port.
     """
 
-    def __init__(self, names: Map, in_use: Callable[[], set[int]]) -> None:
+    def __init__(self, names: Map, in_use: Callable[[], tuple[set[int], set[int]]]) -> None:
         self._names = names
         self._in_use = in_use
         self._known = {key: abi.Name.unpack(value).index for key, value in names.items()}
-        self._asked: set[bytes] = set()
+        self._wanted: set[bytes] = set()
         self._free = {kind: self._unused(kind) for kind in RANGES}
 
     def port(self, port: str) -> int:
@@ -36,17 +36,20 @@ class KernelIndex:
         """Index of a VTEP's adjacencies."""
         return self._get("vtep", address)
 
-    def begin(self) -> None:
-        """Forget which names were asked for: those not asked for until an index runs out may lose theirs."""
-        self._asked.clear()
+    def begin(self, ports: Iterable[str], endpoints: Iterable[str], vteps: Iterable[str]) -> None:
+        """Say all names that will be asked for from now on: none of them loses its index to another."""
+        self._wanted = {
+            digest(kind, name)
+            for kind, names in (("port", ports), ("endpoint", endpoints), ("vtep", vteps))
+            for name in names
+        }
 
     def _get(self, kind: str, name: str) -> int:
-        digest = hashlib.blake2b(f"{kind} {name}".encode(), digest_size=15).digest() + bytes([KINDS.index(kind)])
-        self._asked.add(digest)
-        if digest not in self._known:
-            self._known[digest] = self._take(kind)
-            self._names.update(digest, abi.Name(index=self._known[digest]).pack())
-        return self._known[digest]
+        key = digest(kind, name)
+        if key not in self._known:
+            self._known[key] = self._take(kind)
+            self._names.update(key, abi.Name(index=self._known[key]).pack())
+        return self._known[key]
 
     def _take(self, kind: str) -> int:
         if not self._free[kind]:
@@ -60,16 +63,22 @@ class KernelIndex:
 
     def _unused(self, kind: str) -> list[int]:
         first, last = RANGES[kind]
-        taken = {index for digest, index in self._known.items() if digest[-1] == KINDS.index(kind)}
+        taken = {index for key, index in self._known.items() if key[-1] == KINDS.index(kind)}
         return [index for index in range(last - 1, first - 1, -1) if index not in taken]
 
     def _reclaim(self, kind: str) -> None:
-        busy = self._in_use() if kind != "vtep" else set()
-        for digest, index in list(self._known.items()):
-            if digest[-1] == KINDS.index(kind) and digest not in self._asked and index not in busy:
-                del self._known[digest]
-                self._names.delete(digest)
+        used, vteps = self._in_use()
+        busy = vteps if kind == "vtep" else used
+        for key, index in list(self._known.items()):
+            if key[-1] == KINDS.index(kind) and key not in self._wanted and index not in busy:
+                del self._known[key]
+                self._names.delete(key)
                 self._free[kind].append(index)
+
+
+def digest(kind: str, name: str) -> bytes:
+    """A name as hr_names has it; its last octet tells the kind."""
+    return hashlib.blake2b(f"{kind} {name}".encode(), digest_size=15).digest() + bytes([KINDS.index(kind)])
 
 
 KINDS = ("port", "endpoint", "vtep")

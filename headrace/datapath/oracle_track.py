@@ -51,7 +51,7 @@ def key_of(connections: Connections, entry: Entry, ip: Ip, now: int) -> Key:
     if ip.fragment is not None:
         name = (entry.place, str(ip.source), str(ip.destination), ip.protocol, ip.fragment.id)
         if not ip.is_later_fragment:
-            first = FirstFragment(sport=sport, dport=dport, length=ip.end - ip.payload, seen=now)
+            first = FirstFragment(sport=sport, dport=dport, length=ip.end - ip.fragment.start, seen=now)
             connections.fragments[name] = first
         else:
             known = connections.first_fragment(name, now)
@@ -169,7 +169,7 @@ def open_connection(
     if not tracks["from"] and not tracks["to"]:
         state = State.STATELESS
     elif key.protocol == TCP:
-        state = State.SYN_SENT if flags is not None and flags & SYN else State.ESTABLISHED
+        state = State.SYN_SENT
     connection = Connection(
         state=state,
         original=key,
@@ -177,7 +177,7 @@ def open_connection(
         reply=None if state == State.STATELESS else reply_of(key, receiver),
         tracks_from=tracks["from"],
         tracks_to=tracks["to"],
-        adopted=state == State.ESTABLISHED,
+        adopted=state == State.SYN_SENT and not (flags is not None and flags & SYN),
     )
     connection.advance("original", flags)
     connections.add(connection)

@@ -48,10 +48,11 @@ class Arp(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fragment(msgspec.Struct, frozen=True, kw_only=True):
-    """A packet that is a part of one. ``offset``: octets of payload before it; 0: the first."""
+    """A packet that is a part of one. ``offset``: octets of payload before it; 0: the first. ``start``: where it begins."""
 
     offset: int
     id: int
+    start: int
 
 
 class Transport(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,7 +167,9 @@ def parse_ipv4(frame: bytes) -> Ip:
         hop_limit=header[8],
         payload=ETHERNET + header_length,
         end=ETHERNET + length,
-        fragment=Fragment(offset=offset, id=number(header[4:6])) if offset or more else None,
+        fragment=Fragment(offset=offset, id=number(header[4:6]), start=ETHERNET + header_length)
+        if offset or more
+        else None,
     )
     return with_transport(frame, ip)
 
@@ -222,7 +225,8 @@ def parse_extensions(frame: bytes, protocol: int, end: int) -> tuple[int, int, F
         if protocol == FRAGMENT:
             place = number(frame[offset + 2 : offset + 4])
             if place & 0xFFF9:
-                fragment = Fragment(offset=place & 0xFFF8, id=number(frame[offset + 4 : offset + 8]))
+                id_ = number(frame[offset + 4 : offset + 8])
+                fragment = Fragment(offset=place & 0xFFF8, id=id_, start=offset + 8)
         protocol = frame[offset]
         offset += length
         if fragment is not None and fragment.offset > 0:

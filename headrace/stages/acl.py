@@ -13,6 +13,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Iterator
 
+import msgspec
+
 from headrace import abi
 from headrace.model import Port, Rule
 from headrace.stages.view import Prefix, Tables, View, address_octets, content_id, prefix_bits, rule_id
@@ -30,22 +32,33 @@ WITH_PORTS = {6, 17, 132}
 """TCP, UDP, SCTP: the protocols whose ports the datapath reads."""
 
 
-def policy_of(port: Port) -> int:
-    """The id of a port's set of groups; 0 without port security."""
-    return content_id("policy", sorted(set(port.security_groups))) if port.port_security else 0
+def policy_of(view: View, port: Port) -> int:
+    """The id of a port's set of groups and their rules; 0 without port security.
+
+    Rules changed are another policy: it is written beside the old one, and the port moves over by one write, so no
+    packet ever meets half a change. Members come and go within a policy, an entry each.
+    """
+    return view.once(("policy", tuple(sorted(set(port.security_groups)))), policy_id) if port.port_security else 0
+
+
+def policy_id(view: View, groups: tuple[str, ...]) -> int:
+    """The id of these groups with the rules that they have."""
+    return content_id("policy", groups, [msgspec.structs.astuple(rule) for rule in rules_of(view, groups)])
+
+
+def rules_of(view: View, groups: Iterable[str]) -> list[Rule]:
+    """The rules of groups, in an order of their own."""
+    known = view.state.security_groups
+    rules = (rule for group in sorted(set(groups)) if group in known for rule in known[group].rules)
+    return sorted(rules, key=lambda rule: rule.id)
 
 
 def compile_tables(view: View) -> Tables:
     """hr_acl_services, hr_acl_remotes, hr_acl_matches."""
     tables: Tables = {"hr_acl_services": {}, "hr_acl_remotes": {}, "hr_acl_matches": {}}
-    policies = {policy_of(port): port.security_groups for port in view.local_ports if port.port_security}
+    policies = {policy_of(view, port): port.security_groups for port in view.local_ports if port.port_security}
     for policy, groups in sorted(policies.items()):
-        rules = [
-            rule
-            for group in sorted(set(groups))
-            if group in view.state.security_groups
-            for rule in view.state.security_groups[group].rules
-        ]
+        rules = rules_of(view, groups)
         for direction, name in ((abi.Direction.FROM_PORT, "egress"), (abi.Direction.TO_PORT, "ingress")):
             for family in (4, 6):
                 scoped = [

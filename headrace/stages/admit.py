@@ -44,7 +44,7 @@ def compile_port(view: View, port: Port) -> abi.Port:
         flags |= abi.PortFlag.XDP
     network = view.networks[port.network]
     return abi.Port(
-        policy=policy_of(port),
+        policy=policy_of(view, port),
         flags=flags,
         ifindex=device.ifindex if device else 0,
         segment=segment_of(network),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -19,6 +19,9 @@ Tables = dict[str, Table]
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Prefix = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+Known = TypeVar("Known")
 
 
 class Index(Protocol):
@@ -73,12 +76,31 @@ class View:
         self.tunnel_port = tunnel_port
         self.quota = quota
         self.whole = whole
+        self._once: dict[tuple[str, object], int] = {}
+
+    def once(self, key: tuple[str, Known], make: Callable[[View, Known], int]) -> int:
+        """What ``make`` says of the key's second part, asked once for each view."""
+        if key not in self._once:
+            self._once[key] = make(self, key[1])
+        return self._once[key]
+
+    @cached_property
+    def clashes(self) -> dict[str, str]:
+        """Networks on a segment that another one has already, by the one that keeps it (the first by id)."""
+        owners: dict[int, str] = {}
+        clashes = {}
+        for network in sorted(self.state.networks.values(), key=lambda network: network.id):
+            owner = owners.setdefault(network.segment.id, network.id)
+            if owner != network.id:
+                clashes[network.id] = owner
+        return clashes
 
     @cached_property
     def local_ports(self) -> list[Port]:
-        """The host's ports whose network is known, by id."""
+        """The host's ports whose network is known and alone on its segment, by id."""
         ports = self.state.ports_on(self.host).values()
-        return sorted((port for port in ports if port.network in self.state.networks), key=lambda port: port.id)
+        known = self.state.networks.keys() - self.clashes.keys()
+        return sorted((port for port in ports if port.network in known), key=lambda port: port.id)
 
     @cached_property
     def networks(self) -> dict[str, Network]:

@@ -140,7 +140,7 @@ def test_tables_allow_what_rules_allow(
     state = state_of(made)
     view = View(state, "h", Counting(), {})
     direction = abi.Direction.FROM_PORT if name == "egress" else abi.Direction.TO_PORT
-    found = decide(compile_tables(view), policy_of(state.ports["p"]), direction, remote, proto, service)
+    found = decide(compile_tables(view), policy_of(view, state.ports["p"]), direction, remote, proto, service)
     expected = {
         rule_id(rule.id) for rule in made if rule.direction == name and allows(state, rule, remote, proto, service)
     }

@@ -65,24 +65,34 @@ def test_a_rule_removed_concerns_the_ports_of_the_policy() -> None:
     assert concerned(compiled(state(ONE_MORE)), compiled(state(MEMBERS))) == {local("a1"), local("a2")}
 
 
-def test_a_member_that_leaves_is_one_index() -> None:
+def test_a_member_that_leaves_concerns_the_ports_that_name_its_group() -> None:
+    """Not the member's own index: its address may come from a router's or a pair's MAC."""
     after = compiled(state(MEMBERS, b1={"security_groups": ("h",)}))
-    assert concerned(compiled(state(MEMBERS)), after) == {remote("b1")}
+    assert concerned(compiled(state(MEMBERS)), after) == {local("a1"), local("a2")}
 
 
-def test_a_local_member_that_leaves_is_one_index() -> None:
-    after = compiled(state(MEMBERS, a2={"security_groups": ("h",)}))
-    assert concerned(compiled(state(MEMBERS)), after) == {local("a2")}
+def test_a_member_that_joins_concerns_nobody() -> None:
+    before = compiled(state(MEMBERS, b1={"security_groups": ("h",)}))
+    assert concerned(before, compiled(state(MEMBERS))) == set()
+
+
+def test_a_vtep_that_is_gone_concerns_every_port() -> None:
+    """What it sent has the index of the sender, not of the VTEP."""
+    before = compiled(state(MEMBERS))
+    after = {name: dict(table) for name, table in before.items()}
+    after["hr_vteps"].clear()
+    assert concerned(before, after) >= {local("a1"), local("a2")}
 
 
 def test_a_port_that_moved_is_one_index() -> None:
-    assert concerned(compiled(state(MEMBERS)), compiled(state(MEMBERS, b2={"host": "c"}))) == {remote("b2")}
+    kept = {"b1": {"host": "b"}, "b2": {"host": "c"}}
+    assert concerned(compiled(state(MEMBERS)), compiled(state(MEMBERS, **kept))) == {remote("b2")}
 
 
 def test_a_port_that_is_gone_concerns_itself() -> None:
     after = state(MEMBERS)
     after = State.of(item for item in after.all() if item.id != "b1")
-    assert concerned(compiled(state(MEMBERS)), compiled(after)) == {remote("b1")}
+    assert concerned(compiled(state(MEMBERS)), compiled(after)) == {remote("b1"), local("a1"), local("a2")}
 
 
 def test_an_address_taken_away_concerns_the_port() -> None:

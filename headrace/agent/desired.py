@@ -78,6 +78,18 @@ class Mirror:
         return self._told
 
 
+def covers(new: Desired, old: Desired, host: str) -> bool:
+    """Whether a state can be believed at once: of the same database, or with all that a host carries in the old one.
+
+    A database that was lost begins empty and is told everything again: until then it would tear every host down.
+    """
+    if new.epoch == old.epoch:
+        return True
+    before, after = old.state.ports_on(host), new.state.ports_on(host)
+    groups = {group for port in before.values() for group in port.security_groups} & old.state.security_groups.keys()
+    return before.keys() <= after.keys() and groups <= new.state.security_groups.keys()
+
+
 class Saved(msgspec.Struct, frozen=True, kw_only=True):
     """The file that `save` writes."""
 

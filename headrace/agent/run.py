@@ -13,7 +13,7 @@ import msgspec
 
 from headrace.agent import guard
 from headrace.agent.config import AgentConfig
-from headrace.agent.desired import Desired, Mirror, restore, save
+from headrace.agent.desired import Desired, Mirror, covers, restore, save
 from headrace.agent.reconcile import Reconciler
 from headrace.controller.client import Client
 from headrace.controller.identity import Files
@@ -32,6 +32,9 @@ HEARTBEAT = 5.0
 
 POLL = 0.5
 """Seconds between looks at a state file."""
+
+DOUBT = 30.0
+"""Seconds of silence after which a controller with another database is believed that ports of this host are gone."""
 
 RETRY = (0.2, 5.0)
 """First and longest pause, seconds, between attempts to reach the controller."""
@@ -131,17 +134,28 @@ class Agent:
 
     async def _follow(self, client: Client) -> None:
         mirror = Mirror()
-        async for desired in mirror.follow(client, self._config.host):
-            news = self._desired is None or desired.state is not self._desired.state
-            self._desired = desired
-            (self._changed if news else self._report).set()
+        doubt: asyncio.TimerHandle | None = None
+        try:
+            async for desired in mirror.follow(client, self._config.host):
+                if doubt:
+                    doubt.cancel()
+                if self._desired is None or covers(desired, self._desired, self._config.host):
+                    self._believe(mirror, desired)
+                else:
+                    log.warning(
+                        "controller epoch=%s is new and lacks what this host carries; it is believed if it says no more"
+                        " for %d s",
+                        desired.epoch,
+                        DOUBT,
+                    )
+                    doubt = self._loop.call_later(DOUBT, self._believe, mirror, desired)
+        finally:
+            if doubt:
+                doubt.cancel()
 
-    def _word(self) -> HostStatus:
-        """The last status; a revision that brought nothing for this host counts as applied."""
-        desired = self._desired
-        if desired is None or desired.state is not self._applied:
-            return self._status
-        return msgspec.structs.replace(self._status, epoch=desired.epoch, applied=desired.revision)
+    def _believe(self, mirror: Mirror, desired: Desired) -> None:
+        self._mirror, self._desired = mirror, desired
+        self._changed.set()
 
     async def _say(self, client: Client) -> None:
         while True:

@@ -165,7 +165,7 @@ class Datapath(Reader):
 
     def _write(self, delta: Delta) -> int:
         written = 0
-        gone = {key.value for key, _ in lost(delta.actual, delta.desired, "hr_ports") if isinstance(key, abi.U32)}
+        gone = moved(delta)
         for name, entries in delta.puts():
             self.maps[name].update_many([(key.pack(), value.pack()) for key, value in entries.items()])
             delta.actual[name].update(entries)
@@ -252,6 +252,16 @@ class Datapath(Reader):
                 used.add(entry.endpoint)  # type: ignore[attr-defined]
                 vteps.add(entry.vtep)  # type: ignore[attr-defined]
         return used, vteps
+
+
+def moved(delta: Delta) -> set[int]:
+    """Indices of local ports that are gone, or on another segment now."""
+    after = delta.desired["hr_ports"]
+    return {
+        key.value
+        for key, port in lost(delta.actual, delta.desired, "hr_ports")
+        if isinstance(key, abi.U32) and getattr(after.get(key), "segment", None) != getattr(port, "segment", None)
+    }
 
 
 def lock(root: Path) -> int:

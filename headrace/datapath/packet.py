@@ -48,7 +48,7 @@ class Arp(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fragment(msgspec.Struct, frozen=True, kw_only=True):
-    """A packet that is a part of one. ``offset``: octets of payload before it; 0: the first. ``start``: where it begins."""
+    """A part of a packet. ``offset``: octets of payload before it; 0: the first. ``start``: where it begins."""
 
     offset: int
     id: int

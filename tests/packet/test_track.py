@@ -71,7 +71,7 @@ STORIES = {
     "closed before it is open": [(">S", State.SYN_SENT), (">FA", State.CLOSING), ("<FA", State.TIME_WAIT)],
     "opened from both ends": [(">S", State.SYN_SENT), ("<S", State.SYN_RECEIVED), (">A", State.ESTABLISHED)],
     "adopted in mid-stream": [
-        (">A", State.ESTABLISHED),
+        (">A", State.SYN_SENT),
         ("<A", State.ESTABLISHED),
         ("<FA", State.CLOSING),
         (">FA", State.TIME_WAIT),
@@ -178,7 +178,7 @@ def test_an_answer_lets_no_question_back(twin: MakeTwin, answer: int, question: 
 LIVES = {
     State.SYN_SENT: ([">S"], 120_000),
     State.SYN_RECEIVED: ([">S", "<SA"], 60_000),
-    State.ESTABLISHED: ([">A"], 432_000_000),
+    State.ESTABLISHED: ([">A", "<A"], 432_000_000),
     State.CLOSING: ([">FA"], 120_000),
     State.TIME_WAIT: ([">FA", "<FA"], 120_000),
     State.CLOSED: ([">S", "<RA"], 10_000),

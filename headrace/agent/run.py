@@ -140,7 +140,7 @@ class Agent:
                 if doubt:
                     doubt.cancel()
                 if self._desired is None or covers(desired, self._desired, self._config.host):
-                    self._believe(mirror, desired)
+                    self._believe(desired)
                 else:
                     log.warning(
                         "controller epoch=%s is new and lacks what this host carries; it is believed if it says no more"
@@ -148,14 +148,22 @@ class Agent:
                         desired.epoch,
                         DOUBT,
                     )
-                    doubt = self._loop.call_later(DOUBT, self._believe, mirror, desired)
+                    doubt = self._loop.call_later(DOUBT, self._believe, desired)
         finally:
             if doubt:
                 doubt.cancel()
 
-    def _believe(self, mirror: Mirror, desired: Desired) -> None:
-        self._mirror, self._desired = mirror, desired
-        self._changed.set()
+    def _believe(self, desired: Desired) -> None:
+        news = self._desired is None or desired.state is not self._desired.state
+        self._desired = desired
+        (self._changed if news else self._report).set()
+
+    def _word(self) -> HostStatus:
+        """The last status; a revision that brought nothing for this host counts as applied."""
+        desired = self._desired
+        if desired is None or desired.state is not self._applied:
+            return self._status
+        return msgspec.structs.replace(self._status, epoch=desired.epoch, applied=desired.revision)
 
     async def _say(self, client: Client) -> None:
         while True:

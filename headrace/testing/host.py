@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import struct
 from typing import Any, Self
 
 from msgspec.structs import replace
@@ -20,13 +21,13 @@ from headrace import abi
 from headrace.abi import Reason, State
 from headrace.datapath.bpf import Datapath, Sizes
 from headrace.datapath.decision import RULE_NONE, Arrival, Output, Refusal
-from headrace.datapath.libbpf import Map, Object, Program
+from headrace.datapath.libbpf import Object, Program
 from headrace.model import State as Desired
 from headrace.stages import Device, Tables, View, compile_tables
 from headrace.stages.view import rule_id
 from headrace.testing import observation as seen
 from headrace.testing.clang import compile_bpf
-from headrace.testing.memory import Memory
+from headrace.testing.memory import Memory, span
 from headrace.testing.observation import Counts, Hook, Observed
 from headrace.testing.stand import DEVICES, STRANGER, UPLINK, Stand
 
@@ -268,17 +269,12 @@ class PacketHost:
         """Every counter of the host's ports and uplink."""
         counts = Counts()
         for name, index in {"": 0, **self.ports}.items():
-            for reason in Reason:
-                slot = abi.U32(value=index * abi.REASONS + reason)
-                if value := total(self.datapath.maps["hr_reasons"], slot):
-                    counts.reasons[name, reason] = value
+            rows = span(self.datapath.maps["hr_reasons"], index * abi.REASONS, len(Reason))
+            for reason, row in zip(Reason, rows, strict=True):
+                if any(row):
+                    counts.reasons[name, reason] = sum(struct.unpack(f"<{len(row) // 8}Q", row))
             counters = self.datapath.port_counters(index)
             for which in ("from_port", "to_port", "walked"):
                 pair = getattr(counters, which)
                 counts.traffic.update({(name, which, "packets"): pair.packets, (name, which, "octets"): pair.octets})
         return counts
-
-
-def total(table: Map, key: abi.U32) -> int:
-    """A per-CPU counter, summed."""
-    return sum(int.from_bytes(part, "little") for part in table.lookup_cpus(key.pack()) or ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections import Counter
 from collections.abc import Mapping
@@ -11,7 +12,9 @@ from msgspec.structs import replace
 
 from headrace import abi
 from headrace.abi import ConnFlag, State
+from headrace.datapath.binding import check, ffi, lib
 from headrace.datapath.bpf import Datapath
+from headrace.datapath.bpfmap import Map
 from headrace.datapath.decision import Key, Place
 from headrace.stages import Tables
 from headrace.stages.compile import ORDER
@@ -49,9 +52,16 @@ class Memory:
             pass
         self._aged.clear()
 
+    def live(self) -> dict[int, abi.Conn]:
+        """Every connection, expired ones that nobody has swept yet included, by index."""
+        fresh = self._datapath.maps["hr_cursors"].lookup(abi.U32(value=abi.Cursor.FRESH).pack())
+        values = span(self._datapath.maps["hr_conns"], 0, int.from_bytes(fresh or b"", "little"))
+        found = {index: abi.Conn.unpack(value) for index, value in enumerate(values) if any(value[:8])}
+        return {index: conn for index, conn in found.items() if not conn.id & abi.CONN_DEAD}
+
     def connections(self) -> dict[int, abi.Conn]:
-        """Every live connection that has not expired, by index."""
-        return {index: conn for index, conn in self._datapath.connections() if conn.timeout}
+        """Those that have not expired."""
+        return {index: conn for index, conn in self.live().items() if conn.timeout}
 
     def facts(self) -> dict[Key, dict[str, Any]]:
         """Those connections in the oracle's words, by original key."""
@@ -131,7 +141,7 @@ class Memory:
     def inconsistencies(self) -> list[str]:
         """What is wrong between the tables of flows, connections and quotas themselves."""
         found = []
-        live = dict(self._datapath.connections())
+        live = self.live()
         flows = list(self._datapath.flows())
         for key, flow in flows:
             conn = live.get(flow.conn)
@@ -152,3 +162,17 @@ class Memory:
             kept = {port: count for port, (count,) in enumerate(struct.iter_unpack("<q", counts)) if count}
             found.append(f"ports count {kept} connections and have {dict(expected)}")
         return found
+
+
+def span(table: Map, first: int, count: int) -> list[bytes]:
+    """The values of an array from ``first`` on, at most so many, by one call; per-CPU ones as Map has them."""
+    if not count:
+        return []
+    before = ffi.from_buffer(abi.U32(value=first - 1).pack()) if first else ffi.NULL
+    room = len(table.lookup(abi.U32(value=first).pack()) or b"")
+    keys, values, read = ffi.new("__u32[]", count), ffi.new("char[]", count * room), ffi.new("__u32 *", count)
+    result = lib.bpf_map_lookup_batch(table.fd, before, ffi.new("char[4]"), keys, values, read, ffi.NULL)
+    if result != -errno.ENOENT:
+        check(result, f"read map {table.name}")
+    octets = bytes(ffi.buffer(values, int(read[0]) * room))
+    return [octets[at : at + room] for at in range(0, len(octets), room)]

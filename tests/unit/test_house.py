@@ -36,7 +36,9 @@ ONLY_COMPILER = {
 }
 ONLY_PACKET_TEST = {
     "corpus": "every scenario that ever told programs and oracle apart",
+    "epoch": "what a walk stands on while tables change under it",
     "equivalence": "all stages at once, against the oracle",
+    "fuzz": "broken frames at every stage",
     "libbpf": "the binding that the other packet tests stand on",
     "replay": "what comes before all stages",
 }

@@ -37,10 +37,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m headrace.testing.demo", description=__doc__)
     parser.add_argument("--once", action="store_true", help="run through and end; fail if anything shown was not so")
     parser.add_argument("--no-race", action="store_true", help="leave out the comparison with Linux")
+    parser.add_argument("--sweep", metavar="NAME", help="only remove what a killed demo left (hr and six digits)")
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         print("error: the demo makes network namespaces and loads eBPF programs; use: sudo make demo", file=sys.stderr)
         return 1
+    if arguments.sweep:
+        return sweep(arguments.sweep)
     narrator, good = Narrator(), None
     try:
         with owned() as topology:
@@ -103,10 +106,19 @@ def owned() -> Iterator[Topology]:
                 os.environ.pop("TMPDIR")
     finally:
         handle(signal.SIG_IGN)
-        for left in remains.sweep(topology.prefix):
-            print(f"also removed: {left}", flush=True)
+        sweep(topology.prefix)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def sweep(prefix: str) -> int:
+    """Remove whatever carries a demo's name, and say what that was."""
+    if not remains.NAME.fullmatch(prefix):
+        print(f"error: {prefix} is no demo's name; it would be like hr1f2e3d", file=sys.stderr)
+        return 1
+    for left in remains.sweep(prefix):
+        print(f"also removed: {left}", flush=True)
+    return 0
 
 
 def end(number: int, _: FrameType | None) -> None:

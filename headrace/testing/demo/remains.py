@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -18,6 +19,9 @@ from headrace.testing.topology import NAMESPACES, run
 
 MARK = "HEADRACE_DEMO"
 """In the environment of every process of a demo; its value is the demo's prefix."""
+
+NAME = re.compile(r"hr[0-9a-f]{6}")
+"""What a topology is called."""
 
 DEVICES = Path("/sys/class/net")
 PATIENCE = 3.0

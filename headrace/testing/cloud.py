@@ -179,6 +179,8 @@ class Cloud:
         self.fabric = topology.host("fabric")
         self.objects: dict[tuple[str, str], Object] = {}
         self.workloads: dict[str, Workload] = {}
+        self.plugged: set[str] = set()
+        """Ports whose devices the test makes itself."""
         self.hosts: dict[str, CloudHost] = {}
         self.controller: Process | None = None
         self.tls: Files | None = None
@@ -287,7 +289,8 @@ class Cloud:
         records = [Record(type=item.type, id=item.id, writer=CLI, body=encode(item)) for item in objects]
         self.objects |= {(item.type, item.id): item for item in objects}
         for item in objects:
-            if isinstance(item, Port) and item.host in self.hosts and item.id not in self.workloads:
+            known = self.plugged | self.workloads.keys()
+            if isinstance(item, Port) and item.host in self.hosts and item.id not in known:
                 network = self.objects["network", item.network]
                 assert isinstance(network, Network)
                 host = self.hosts[item.host].namespace

@@ -39,6 +39,7 @@ ONLY_PACKET_TEST = {
     "epoch": "what a walk stands on while tables change under it",
     "equivalence": "all stages at once, against the oracle",
     "fuzz": "broken frames at every stage",
+    "load": "the verifier's word on every program",
     "libbpf": "the binding that the other packet tests stand on",
     "replay": "what comes before all stages",
 }

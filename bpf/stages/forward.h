@@ -96,17 +96,19 @@ static __always_inline int hr_forward(struct hr_walk *walk)
 
 	if (!hr_locate(walk->segment, walk->packet.eth_dst, &place))
 		return HR_REASON_UNKNOWN_MAC;
+	if (place.vtep && walk->flags & HR_WALK_TUNNEL)
+		return HR_REASON_TUNNEL_LOOP;
+	if (!place.vtep && place.endpoint == walk->from_port)
+		return HR_REASON_HAIRPIN;
 	if (place.endpoint != walk->to_index || place.vtep != walk->to_vtep)
 		return HR_REASON_BUSY; /* it moved under our feet; the sender will try again */
 	if (place.vtep)
-		return walk->flags & HR_WALK_TUNNEL ? HR_REASON_TUNNEL_LOOP : HR_REASON_NONE;
+		return HR_REASON_NONE;
 	port = bpf_map_lookup_elem(&hr_ports, &walk->to_port);
 	if (port && port->segment && port->segment != walk->segment)
 		return HR_REASON_UNKNOWN_MAC; /* learnt before the port moved to another network */
 	if (!port || !(port->flags & HR_PORT_UP))
 		return HR_REASON_PORT_DOWN;
-	if (walk->to_port == walk->from_port)
-		return HR_REASON_HAIRPIN;
 	return HR_REASON_NONE;
 }
 

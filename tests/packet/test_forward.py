@@ -278,6 +278,13 @@ def test_a_hairpin_to_a_guest_of_the_same_port(twin: MakeTwin) -> None:
     assert asked.thrice(sent("open", packet.udp(OPEN, GUEST, 1, 2))).reason == Reason.HAIRPIN
 
 
+def test_a_frame_to_its_own_mac_that_nobody_knows_yet(twin: MakeTwin) -> None:
+    asked = twin(*STATE)
+    assert asked.run(sent("open", packet.udp(GUEST, GUEST, 1, 2))).reason == Reason.HAIRPIN
+    asked = twin(*STATE)
+    assert asked.run(tunnelled(packet.udp(GUEST, GUEST, 1, 2))).reason == Reason.TUNNEL_LOOP
+
+
 # Floods
 
 VTEPS = ("2001:db8::3", "192.0.2.4", "2001:db8::5", "2001:db8::6", "192.0.2.7")

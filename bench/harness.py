@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from bench.dimension import Dimension, Point, Values
 
+LONGEST_S = 150.0
+"""Of one measurement, warming up 1 M flows included."""
+
 DISTURBED = 0.05
 """Share of the CPU that others may take before the reader is told."""
 
@@ -60,7 +63,7 @@ class Plan:
         measuring = sum(len(names) * self.rounds * (self.seconds + 0.6) for names, _ in cells)
         warming = sum(150.0 for _, point in cells if point.parameters.get("flows") == 1 << 20)
         standing = {(point.rules, point.kind, name) for names, point in cells for name in names}
-        return measuring + warming + 2.5 * len(standing)
+        return measuring + warming + 3.0 * len(standing)
 
 
 @dataclass
@@ -126,7 +129,7 @@ class Bench:
                         values[name].append(None)
                         continue
                     try:
-                        with awake(stands[name]):
+                        with _within(LONGEST_S), awake(stands[name]):
                             taken = dimension.measure(stands[name], point, self.plan.seconds, spinner)
                         values[name].append(
                             {key: float(f"{value * dimension.scale:.6g}") for key, value in taken.items()}
@@ -203,6 +206,22 @@ def _handling(handler: Callable[[int, FrameType | None], None] | signal.Handlers
     finally:
         for number, old in before:
             signal.signal(number, old)
+
+
+@contextlib.contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """No contender may hang the run."""
+
+    def late(_number: int, _frame: FrameType | None) -> None:
+        raise CommandError(f"not done after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _interruptible() -> contextlib.AbstractContextManager[None]:

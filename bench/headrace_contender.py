@@ -59,7 +59,8 @@ class HeadraceTc(Passive):
         config = place / f"{host.name}.toml"
         lines = [f'host = "{host.name}"', f'state = "{place}/state.yaml"', f'uplinks = ["{host.uplink}"]']
         lines += [f'bpf = "{bpf}/headrace"', f'run = "{place}/run-{host.name}"', f"connections = {CONNECTIONS}"]
-        lines += [f'uplink_hook = "{self.hook}"', 'log = "warning"']
+        # One port sends everything here, so it may have every connection; Linux and OVS know no quota either.
+        lines += [f'uplink_hook = "{self.hook}"', 'log = "warning"', "quota = 0"]
         config.write_text("\n".join(lines) + "\n")
         self._agents.append(Daemon(str(COMMAND), "agent", "--config", str(config), namespace=host.namespace))
 

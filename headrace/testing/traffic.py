@@ -175,8 +175,11 @@ class Stream:
 
     def __exit__(self, *_: object) -> None:
         self._end.set()
+        for end in (self.here, self.there):  # wakes the threads also where the connection stands still
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(PATIENCE * 2)
+            thread.join(PATIENCE)
         self._pair.close()
 
     def advance(self, *, blocks: int = 20, timeout: float = 10.0) -> None:
@@ -192,7 +195,6 @@ class Stream:
             while not self._end.is_set():
                 self.here.sendall(number.to_bytes(8, "big") * (BLOCK // 8))
                 number += 1
-            self.here.shutdown(socket.SHUT_WR)
         except OSError as error:
             self.error = f"sender: {error}"
 

@@ -23,14 +23,15 @@ LOSS = re.compile(r"(\d+) packets transmitted, (\d+) received")
 NEW_MAC = "02:aa:00:00:00:01"
 
 
-@pytest.fixture(autouse=True)
-def alive(cloud: Cloud) -> Iterator[None]:
-    """Every test begins and ends with agents."""
-    yield
-    for host in cloud.hosts.values():
-        if host.agent is None or host.agent.poll() is not None:
-            host.start()
-    cloud.settle()
+@pytest.fixture
+def scene(cloud: Cloud) -> Iterator[Scene]:
+    """A network for one test, which may kill agents."""
+    with Scene(cloud) as made:
+        yield made
+        for host in cloud.hosts.values():
+            if host.agent is None or host.agent.poll() is not None:
+                host.start()
+        cloud.settle()
 
 
 def status(cloud: Cloud, host: str) -> HostStatus:

@@ -36,7 +36,10 @@ VTEPS = (
     (("2001:db8::1",), ("2001:db8::2",)),
     (("192.0.2.1", "2001:db8::1"), ("2001:db8::2", "192.0.2.2")),
     (("192.0.2.1", "2001:db8::1"), ("192.0.2.2",)),
+    (("192.0.2.11",), ("192.0.2.22",)),
 )
+TOPOLOGY = 35
+"""Percent of changes that move things."""
 
 REMOTES = {
     "IPv4": ("10.0.0.0/24", "10.0.0.2/32", "0.0.0.0/0", "10.0.0.1/31", "10.0.0.77/26", "198.51.100.0/24"),
@@ -143,6 +146,8 @@ def draw_pairs(choose: Chooser) -> tuple[AddressPair, ...]:
 
 def draw_change(choose: Chooser, state: State) -> State:
     """The state after one change of policy or topology that Neutron allows."""
+    if choose.chance(TOPOLOGY):
+        return State.of((*state.all(), *draw_topology(choose, state)))
     ports = sorted(state.ports.values(), key=lambda port: port.id)
     port = ports[min(choose.number(0, len(ports) - 1), choose.number(0, len(ports) - 1))]
     busy = [state.security_groups[name] for name in state.ports["p1"].security_groups]
@@ -172,3 +177,26 @@ def draw_change(choose: Chooser, state: State) -> State:
         found = state.address_groups[choose.pick(ADDRESS_GROUPS)]
         changed = msgspec.structs.replace(found, addresses=found.addresses[1:])
     return State.of((*state.all(), changed))
+
+
+def draw_topology(choose: Chooser, state: State) -> list[Object]:
+    """What becomes of objects when things move."""
+    port = choose.pick(sorted(state.ports.values(), key=lambda port: port.id))
+    network = state.networks[port.network]
+    kind = choose.pick(("host", "host", "mac", "vteps", "mtu", "vni", "router"))
+    if kind == "host":
+        return [msgspec.structs.replace(port, host=choose.pick((PEER, HOST, None)))]
+    if kind == "mac":
+        other = choose.pick([one for one in state.ports.values() if one.network == port.network])
+        return [msgspec.structs.replace(port, mac=other.mac), msgspec.structs.replace(other, mac=port.mac)]
+    if kind == "vteps":
+        own, peer = choose.pick(VTEPS)
+        return [Host(id=HOST, vteps=own), Host(id=PEER, vteps=peer)]
+    if kind == "mtu":
+        return [msgspec.structs.replace(network, mtu=choose.pick((1450, 1280, 9000)))]
+    if kind == "vni":
+        taken = {one.segment.id for one in state.networks.values()}
+        free = [vni for vni in (101, 102, 103, 104) if vni not in taken]
+        return [msgspec.structs.replace(network, segment=Segment(id=choose.pick(free)))]
+    owner = "" if port.device_owner else "network:router_interface"
+    return [msgspec.structs.replace(port, device_owner=owner)]

@@ -14,6 +14,7 @@ import msgspec
 from headrace.agent import guard
 from headrace.agent.config import AgentConfig
 from headrace.agent.desired import Desired, Mirror, covers, restore, save
+from headrace.agent.readiness import uplinks
 from headrace.agent.reconcile import Reconciler
 from headrace.controller.client import Client
 from headrace.controller.identity import Files
@@ -189,6 +190,9 @@ async def serve(config: AgentConfig) -> None:
             reconciler = Reconciler(config, datapath, netlink)
             reconciler.underlay.prepare()
             log.info("host=%s vteps=%s", config.host, ",".join(reconciler.status().vteps) or "none")
+            for finding in uplinks(config, netlink):
+                if finding.state != "ok":
+                    log.warning("%s: %s; %s", finding.check, finding.found, finding.cure)
             await Agent(config, reconciler).run(stop)
     except* HeadraceError as errors:
         raise errors.exceptions[0] from None

@@ -22,7 +22,7 @@ def check(config: str | None, output: str) -> None:
     """
     import msgspec
 
-    from headrace.agent.fitness import look
+    from headrace.agent.readiness import look
 
     findings = [msgspec.structs.asdict(finding) for finding in look(Local(config, None, None).config())]
     show_list(output, COLUMNS, findings, "nothing looked at")

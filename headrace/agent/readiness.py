@@ -1,0 +1,194 @@
+"""What this host has of what Headrace needs: kernel, BPF, nftables, sysctls, uplinks. Changes nothing."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import ctypes
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from headrace.agent.config import AgentConfig
+from headrace.agent.desired import restore
+from headrace.agent.guard import ruleset
+from headrace.agent.underlay import own_vteps
+from headrace.agent.uplink import Finding, ip_versions, judge
+from headrace.datapath.attach import attach_tc, detach
+from headrace.datapath.bpf import OBJECTS, PARTS
+from headrace.datapath.libbpf import Object
+from headrace.datapath.netlink import Netlink
+from headrace.errors import HeadraceError, NotFound, NotSupported
+from headrace.model import Network, State, document
+
+OLDEST = (6, 1)
+CLONE_NEWNET = 0x40000000
+LOOPBACK = 1
+SMALL = {"hr_conns": 1024, "hr_conn_free": 1024, "hr_flows": 2048}
+SYSCTL_D = "/etc/sysctl.d/90-headrace.conf"
+
+
+def look(config: AgentConfig) -> Iterator[Finding]:
+    """Everything, in the order in which it would have to be mended."""
+    yield kernel(platform.release())
+    root = os.geteuid() == 0
+    if not root:
+        cure = "run it as root to try the programs and nftables too"
+        yield Finding(check="root", state="warn", found="not root: programs are not tried", cure=cure)
+    pins = Path(config.bpf)
+    yield (mounted := bpffs(pins, Path("/proc/self/mountinfo").read_text()))
+    if root and mounted.state == "ok":
+        yield from programs(pins)
+    yield guard(config, try_it=root)
+    with Netlink() as netlink:
+        yield from network(config, netlink)
+
+
+def kernel(release: str) -> Finding:
+    """Its version."""
+    match = re.match(r"(\d+)\.(\d+)", release)
+    fits = match is not None and (int(match[1]), int(match[2])) >= OLDEST
+    cure = "" if fits else f"Linux {OLDEST[0]}.{OLDEST[1]} or later: Debian 12, Ubuntu 24.04, RHEL 10"
+    return Finding(check="kernel", state="ok" if fits else "fail", found=release, cure=cure)
+
+
+def bpffs(pins: Path, mountinfo: str) -> Finding:
+    """Whether the pins' directory is on a BPF file system (proc(5), mountinfo)."""
+    mounts = [(line.split()[4], line.partition(" - ")[2].split()[0]) for line in mountinfo.splitlines()]
+    above = [(point, kind) for point, kind in mounts if pins.is_relative_to(point)]
+    point, kind = max(above, key=lambda mount: len(mount[0]), default=("/", "none"))
+    if kind == "bpf":
+        return Finding(check="bpffs", state="ok", found=f"{pins} on {point}")
+    cure = "mount -t bpf bpf /sys/fs/bpf" if pins.is_relative_to("/sys/fs/bpf") else f"mount -t bpf bpf {pins.parent}"
+    return Finding(check="bpffs", state="fail", found=f"{pins} is on {kind} ({point})", cure=cure)
+
+
+def programs(pins: Path) -> Iterator[Finding]:
+    """Try what the agent will do: pass the verifier, be compiled, be attached. In a network namespace of its own."""
+    ground = next(parent for parent in (pins, *pins.parents) if parent.is_dir())
+    place = Path(tempfile.mkdtemp(prefix="headrace-check-", dir=ground))
+    try:
+        with concurrent.futures.ThreadPoolExecutor(1) as elsewhere:  # the namespace goes with the thread
+            yield from elsewhere.submit(lambda: list(try_programs(place))).result()
+    finally:
+        shutil.rmtree(place)
+
+
+def try_programs(place: Path) -> Iterator[Finding]:
+    """Load every object and attach a program to the loopback device of a fresh namespace."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNET):
+        number = ctypes.get_errno()
+        yield Finding(check="programs", state="warn", found=f"not tried: no namespace ({os.strerror(number)})")
+        return
+    with contextlib.ExitStack() as stack:
+        loaded = {}
+        try:
+            for name in PARTS:
+                opened = Object.open(OBJECTS / f"{name}.bpf.o", map_sizes=SMALL, pin_dir=place)
+                loaded.update(stack.enter_context(opened.load()).programs)
+        except HeadraceError as error:
+            yield Finding(check="programs", state="fail", found=str(error), cure="a kernel as configured by Debian")
+            return
+        yield Finding(check="programs", state="ok", found=f"{len(loaded)} pass the verifier")
+        slow = [name for name, program in loaded.items() if not program.info().jited_size]
+        cure = "sysctl -w net.core.bpf_jit_enable=1" if slow else ""
+        found = "off" if slow else "on"
+        yield Finding(check="jit", state="fail" if slow else "ok", found=found, cure=cure)
+        try:
+            kind = attach_tc(LOOPBACK, loaded["hr_guard"], "egress", place / "try").kind
+            detach(place / "try")
+            yield Finding(check="tc hook", state="ok", found=kind)
+        except HeadraceError as error:
+            cure = "modprobe -a sch_ingress cls_bpf, or a kernel with tcx (6.6)"
+            yield Finding(check="tc hook", state="fail", found=str(error), cure=cure)
+
+
+def guard(config: AgentConfig, *, try_it: bool) -> Finding:
+    """Whether nftables takes the guard's rules."""
+    if not config.guard:
+        cure = 'guard = ["tap*"]: else a tap made anew while no agent runs reaches the host'
+        return Finding(check="nftables", state="warn", found="guard is off", cure=cure)
+    if shutil.which("nft") is None:
+        return Finding(check="nftables", state="fail", found="no nft", cure="install nftables, or set guard = []")
+    if not try_it:
+        return Finding(check="nftables", state="ok", found="nft is there; not tried")
+    command = ["nft", "--check", "--file", "-"]
+    done = subprocess.run(command, input=ruleset(config.guard), text=True, capture_output=True, check=False)
+    if done.returncode:
+        cure = "modprobe nf_tables, or set guard = []"
+        return Finding(check="nftables", state="fail", found=done.stderr.strip().partition("\n")[0], cure=cure)
+    return Finding(check="nftables", state="ok", found=f"takes the guard for {', '.join(config.guard)}")
+
+
+def network(config: AgentConfig, netlink: Netlink) -> Iterator[Finding]:
+    """Sysctls, tunnel endpoints and uplinks."""
+    yield from multipath(netlink)
+    vteps = own_vteps(netlink, config.uplinks, config.vteps)
+    own = {entry.address for entry in netlink.addresses()}
+    yield endpoints(vteps, own, configured=bool(config.vteps))
+    yield from forwarding(netlink, ip_versions(vteps))
+    if not config.uplinks:
+        cure = 'uplinks = ["DEVICE"]: without one, ports of this host reach only each other'
+        yield Finding(check="uplinks", state="warn", found="none configured", cure=cure)
+    yield from uplinks(config, netlink)
+
+
+def uplinks(config: AgentConfig, netlink: Netlink) -> Iterator[Finding]:
+    """Every uplink of the configuration."""
+    links = {link.name: link for link in netlink.links()}
+    versions = ip_versions(own_vteps(netlink, config.uplinks, config.vteps))
+    features = {}
+    for name in links:
+        with contextlib.suppress(NotFound):
+            features[name] = netlink.features(name)
+    networks = known_networks(config)
+    for name in config.uplinks:
+        yield from judge(name, links, hook=config.uplink_hook, features=features, versions=versions, networks=networks)
+
+
+def multipath(netlink: Netlink) -> Iterator[Finding]:
+    """ECMP must choose by the outer ports, which differ from flow to flow, or a pair of hosts uses one path."""
+    for family in ("ipv4", "ipv6"):
+        key, value = f"net.{family}.fib_multipath_hash_policy", "absent"
+        with contextlib.suppress(NotSupported):
+            value = netlink.sysctl(key)
+        fits = value == "1"
+        cure = "" if fits else f"sysctl -w {key}=1, and the same in {SYSCTL_D}; matters with several next hops"
+        yield Finding(check=key, state="ok" if fits else "warn", found=value, cure=cure)
+
+
+def forwarding(netlink: Netlink, versions: list[int]) -> Iterator[Finding]:
+    """The FIB is asked as from lo, which must forward for that; nothing arrives there, so the host forwards no more."""
+    for version in versions:
+        key = f"net.ipv{version}.conf.lo.forwarding"
+        on = netlink.sysctl(key) == "1"
+        yield Finding(check=key, state="ok", found="1" if on else "0; the agent sets it")
+
+
+def endpoints(vteps: tuple[str, ...], own: set[str], *, configured: bool) -> Finding:
+    """The host's tunnel endpoints."""
+    if not vteps:
+        cure = "give the uplink an address, or name one of the host's own in vteps"
+        return Finding(check="vteps", state="fail", found="none", cure=cure)
+    if strange := [vtep for vtep in vteps if vtep not in own]:
+        found = f"{', '.join(strange)} is no address of this host"
+        return Finding(check="vteps", state="fail", found=found, cure="add the address, or correct vteps")
+    where = "as configured" if configured else "first of the uplinks"
+    return Finding(check="vteps", state="ok", found=f"{', '.join(vteps)} ({where})")
+
+
+def known_networks(config: AgentConfig) -> list[Network]:
+    """The networks of the last desired state."""
+    state: State | None = None
+    with contextlib.suppress(OSError, HeadraceError):
+        if config.state:
+            state = State.of(document.read(Path(config.state).read_bytes(), config.state))
+        elif desired := restore(Path(config.cache) / "desired.json"):
+            state = desired.state
+    return list(state.networks.values()) if state else []

@@ -124,7 +124,7 @@ class FirstFragment(msgspec.Struct, frozen=True, kw_only=True):
 class Connections:
     """All that a host remembers of packets; as a mapping, connections by flow key.
 
-    ``learnt``: (VNI, MAC) -> ``("port", id)`` or ``("host", id)``.
+    ``learnt``: (VNI, MAC) -> ``("port", id)`` or ``("vtep", address)``.
     """
 
     def __init__(self) -> None:

@@ -95,7 +95,7 @@ class Walk:
         learn(self.view, self.connections, entry)
         if packet.is_multicast:
             return self.flood(entry)
-        receiver = forward(entry, locate(self.view, self.connections, entry, packet.destination))
+        receiver = forward(self.view, entry, locate(self.view, self.connections, entry, packet.destination))
         self.note(receiver.text)
         self.stage = "acl, to side"
         verdict = self.judge(entry, "to", receiver)
@@ -138,7 +138,7 @@ class Walk:
         self.stage = "acl, to side"
         for receiver in flood(self.view, entry):
             try:
-                verdict = self.judge(entry, "to", forward(entry, receiver))
+                verdict = self.judge(entry, "to", forward(self.view, entry, receiver))
                 outputs.append(self.send(entry, receiver, verdict))
             except Dropped as dropped:
                 assert receiver.port is not None

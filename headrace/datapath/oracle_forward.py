@@ -32,8 +32,9 @@ def locate(view: View, connections: Connections, entry: Entry, mac: str) -> Rece
         learnt = view.port_here(identity)
         if learnt is not None and learnt.network == entry.network.id:
             return at_port(view, entry, learnt, f"{mac} was learnt behind {learnt.label()}")
-    if kind == "host":
-        return at_host(view, entry, identity, f"{mac} was learnt behind host {identity}")
+    if kind == "vtep":
+        place = Place("vxlan", entry.network.segment.id)
+        return Receiver(place=place, vtep=identity, text=f"{mac} was learnt behind VTEP {identity}")
     return None
 
 
@@ -62,17 +63,19 @@ def learn(view: View, connections: Connections, entry: Entry) -> None:
     mac = entry.packet.source
     if any(port.mac == mac and reachable(view, port) for port in view.ports_of(entry.network)):
         return
-    where = ("port", entry.port.id) if entry.port is not None else ("host", entry.host or "")
+    where = ("port", entry.port.id) if entry.port is not None else ("vtep", view.vtep_of(entry.host or "") or "")
     connections.learnt[entry.network.segment.id, mac] = where
 
 
-def forward(entry: Entry, receiver: Receiver | None) -> Receiver:
+def forward(view: View, entry: Entry, receiver: Receiver | None) -> Receiver:
     """Check the one receiver of a unicast frame; raises Dropped."""
     if receiver is None:
         raise Dropped(Reason.UNKNOWN_MAC, f"nobody on {entry.network.label()} has {entry.packet.destination}")
     if receiver.port is None:
         if entry.port is None:
             raise Dropped(Reason.TUNNEL_LOOP, f"{receiver.text}, and it came by tunnel")
+        if receiver.vtep not in map(view.vtep_of, view.state.hosts):
+            raise Dropped(Reason.NO_ROUTE, f"{receiver.text}, which is no host's any more")
         return receiver
     if not receiver.port.admin_up:
         raise Dropped(Reason.PORT_DOWN, f"{receiver.port.label()} is administratively down")

@@ -45,7 +45,7 @@ class Memory:
             tables[name].delete_many(list(tables[name].keys()))
         for cursor in (abi.Cursor.FRESH, abi.Cursor.SWEEP):
             tables["hr_cursors"].update(abi.U32(value=cursor).pack(), bytes(8))
-        for name in ("hr_conns", "hr_conn_counts"):
+        for name in ("hr_conns", "hr_conn_counts", "hr_learnt_counts"):
             rows = [(key, bytes(len(value))) for key, value in tables[name].items() if any(value)]
             tables[name].update_many(rows)
         while tables["hr_conn_free"].pop() is not None:

@@ -61,9 +61,14 @@ class Twin:
         host.start(state, name, **options)
 
     def apply(self, state: Desired) -> None:
-        """Change desired state."""
+        """Change desired state; what the datapath then forgets is taken from the oracle too."""
         self.state = state
         self.host.apply(state)
+        self.memory.learnt = {
+            (vni, mac): (kind, name)
+            for (vni, mac), (kind, name) in self.memory.learnt.items()
+            if kind != "port" or vni == self._vni_of(name)
+        }
 
     def takes(self, arrival: Arrival) -> bool:
         """Whether a test run can have it.
@@ -103,6 +108,13 @@ class Twin:
             was, now, by_xdp = (getattr(observed, part) for observed in (first, second, third))
             assert was == now == by_xdp, f"{part}: first {was}, then {now}, by XDP {by_xdp}"
         return second
+
+    def _vni_of(self, port: str) -> int | None:
+        """The VNI of a port that is here."""
+        found = self.state.ports.get(port)
+        if found is None or found.host != self.name or found.network not in self.state.networks:
+            return None
+        return self.state.networks[found.network].segment.id
 
     def _steps(self) -> list[str]:
         return [f"  {step.stage}: {step.text}" for step in self.decision.steps]

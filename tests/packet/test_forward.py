@@ -272,6 +272,41 @@ def test_one_mac_in_two_networks_is_learnt_twice(twin: MakeTwin) -> None:
     assert where(asked.thrice(sent("a", packet.udp(A, GUEST, 1, 2)))) == {"open"}
 
 
+def test_what_was_learnt_behind_a_vtep_that_is_no_more(twin: MakeTwin) -> None:
+    asked = twin(*STATE)
+    asked.run(tunnelled(packet.udp(GUEST, A, 2, 1)))
+    to_guest = sent("a", packet.udp(A, GUEST, 1, 2))
+    assert asked.thrice(to_guest).replayed
+    change(asked, Host(id="h2", vteps=("192.0.2.22",)))
+    assert asked.thrice(to_guest).reason == Reason.NO_ROUTE
+    asked.run(tunnelled(packet.udp(GUEST, A, 2, 1), vtep="192.0.2.22"))
+    assert where(asked.thrice(to_guest)) == {"192.0.2.22"}
+
+
+def test_a_port_that_was_away_has_nothing_learnt_behind_it(twin: MakeTwin) -> None:
+    asked = twin(*STATE)
+    asked.run(sent("open", packet.udp(GUEST, A, 2, 1)))
+    to_guest = sent("a", packet.udp(A, GUEST, 1, 2))
+    assert asked.thrice(to_guest).replayed
+    for away in (port("open", "blue", 5, port_security=False, host="h2"), OPEN):
+        change(asked, away)
+        assert asked.thrice(to_guest).reason == Reason.UNKNOWN_MAC
+
+
+def test_one_port_has_its_share_of_what_can_be_learnt(twin: MakeTwin) -> None:
+    asked = twin(*STATE, port("open2", "blue", 6, port_security=False))
+    guests = [Somewhere(f"02:00:00:01:{n >> 8:02x}:{n & 255:02x}", ("10.0.0.77",)) for n in range(257)]
+    for guest in guests:
+        asked.host.run(sent("open", packet.arp(guest, "10.0.0.77")))
+    reasons = [asked.host.run(sent("a", packet.udp(A, guest, 1, 2))).reason for guest in (guests[255], guests[256])]
+    assert reasons == [Reason.NONE, Reason.UNKNOWN_MAC]
+    asked.host.run(sent("open2", packet.arp(guests[256], "10.0.0.77")))
+    assert where(asked.host.run(sent("a", packet.udp(A, guests[256], 1, 2)))) == {"open2"}, "others have theirs"
+    asked.host.run(sent("open2", packet.arp(guests[0], "10.0.0.77")))
+    asked.host.run(sent("open", packet.arp(guests[256], "10.0.0.77")))
+    assert where(asked.host.run(sent("a", packet.udp(A, guests[256], 1, 2)))) == {"open"}, "a place that is free again"
+
+
 def test_a_hairpin_to_a_guest_of_the_same_port(twin: MakeTwin) -> None:
     asked = twin(*STATE)
     asked.run(sent("open", packet.udp(GUEST, A, 2, 1)))

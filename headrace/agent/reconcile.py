@@ -121,13 +121,15 @@ class Reconciler:
             if port.id in view.devices:
                 device = view.devices[port.id]
                 wanted[device.name] = (device.ifindex, "xdp" if device.xdp else "tc")
+        for name in self._datapath.devices() - set(wanted):
+            if name in links and not self._datapath.is_uplink(name):
+                # No port has it now, but a workload may still run behind it: our programs drop what it says.
+                wanted[name] = (links[name].ifindex, "tc")
         for name, (ifindex, hook) in wanted.items():
             if self._attached.get(name) != (ifindex, hook):
                 self._refused.pop(name, None)
                 self._attach_one(name, ifindex, hook, links[name])
         for name in (self._datapath.devices() | set(self._attached)) - set(wanted):
-            if name in links and not self._datapath.is_uplink(name):
-                continue  # a workload may still run behind it: our programs drop whatever it says until it is gone
             self._datapath.detach(name)
             self._attached.pop(name, None)
             self._refused.pop(name, None)

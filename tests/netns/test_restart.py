@@ -66,7 +66,7 @@ def steady(scene: Scene, *, interval: float = 0.002) -> Iterator[None]:
     found = LOSS.search(pings.output())
     assert found, pings.output()
     sent, received = map(int, found.groups())
-    assert sent > 100
+    assert sent > 20
     assert sent - received <= 1, pings.output()  # the last may still be under way
 
 

@@ -23,7 +23,7 @@ from headrace.datapath.attach import attach_tc, detach
 from headrace.datapath.bpf import OBJECTS, PARTS
 from headrace.datapath.libbpf import Object
 from headrace.datapath.netlink import Netlink
-from headrace.errors import HeadraceError, NotFound, NotSupported
+from headrace.errors import HeadraceError, InvalidInput, NotFound, NotSupported
 from headrace.model import Network, State, document
 
 OLDEST = (6, 1)
@@ -147,7 +147,11 @@ def uplinks(config: AgentConfig, netlink: Netlink) -> Iterator[Finding]:
     for name in links:
         with contextlib.suppress(NotFound):
             features[name] = netlink.features(name)
-    networks = known_networks(config)
+    networks: list[Network] = []
+    try:
+        networks = known_networks(config)
+    except InvalidInput as error:
+        yield Finding(check="state", state="fail", found=str(error), cure="correct the file")
     for name in config.uplinks:
         yield from judge(name, links, hook=config.uplink_hook, features=features, versions=versions, networks=networks)
 
@@ -184,9 +188,9 @@ def endpoints(vteps: tuple[str, ...], own: set[str], *, configured: bool) -> Fin
 
 
 def known_networks(config: AgentConfig) -> list[Network]:
-    """The networks of the last desired state."""
+    """The networks of the last desired state. Raises InvalidInput for a state file with mistakes."""
     state: State | None = None
-    with contextlib.suppress(OSError, HeadraceError):
+    with contextlib.suppress(OSError):
         if config.state:
             state = State.of(document.read(Path(config.state).read_bytes(), config.state))
         elif desired := restore(Path(config.cache) / "desired.json"):

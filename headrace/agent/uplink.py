@@ -84,7 +84,7 @@ def place(check: str, link: Link, others: Mapping[int, Link]) -> Finding:
         return Finding(
             check=check, state="warn", found=told, cure="nobody has tried this kind; NICs, bonds and VLANs work"
         )
-    queues = f", {link.queues} receive queues" if link.queues > 1 else ""
+    queues = f", {link.queues} receive queues" if link.queues > 1 and link.kind in {"", "veth"} else ""
     return Finding(check=check, state="ok", found=told + queues)
 
 

@@ -87,9 +87,10 @@ static __always_inline bool hr_same_pair(const struct hr_conn *a, const struct h
 }
 
 /* A connection that holds a key of a new one ends; but not one with the same two keys, which another CPU has just made. */
-static __noinline long hr_insert(const struct hr_conn *conn, int which, const struct hr_flow *flow)
+static __noinline int hr_insert(const struct hr_conn *conn, int which, const struct hr_flow *flow)
 {
-	long error = bpf_map_update_elem(&hr_flows, &conn->key[which], flow, BPF_NOEXIST);
+	/* An int: until Linux 6.4 a map's error comes with the upper half of its register clear, and is no negative long. */
+	int error = bpf_map_update_elem(&hr_flows, &conn->key[which], flow, BPF_NOEXIST);
 	struct hr_flow *taken;
 	struct hr_conn *holder;
 	__u32 index;
@@ -251,7 +252,7 @@ static __always_inline int hr_connect(struct hr_walk *walk)
 	bool answered, first;
 	__s64 free;
 	__u32 index;
-	long error;
+	int error;
 
 	if (!hr_quota_take(port))
 		return HR_REASON_QUOTA;

@@ -89,6 +89,7 @@ enum hr_flow_flag {
 	HR_FLOW_REPLY = 2, /* packets of this key travel against the connection's original direction */
 	HR_FLOW_TUNNEL = 4, /* out is an adjacency; else a local port index */
 	HR_FLOW_XDP = 8, /* out is a port behind XDP: the uplink's XDP program may deliver it itself */
+	HR_FLOW_WHOLE = 16, /* super-packets may cross an underlay of veths as they are (HR_ADJACENCY_WHOLE) */
 };
 
 /* The decision about packets of one key. Only ever written whole, by bpf_map_update_elem. The kernel reuses elements under a

@@ -94,6 +94,8 @@ static __always_inline int hr_carry_out(struct __sk_buff *skb, const struct hr_p
 		barrier();
 		if (copy.state != HR_ADJACENCY_RESOLVED || READ_ONCE(adjacency->state) != HR_ADJACENCY_RESOLVED)
 			return -1;
+		if (!(replay->flow.flags & HR_FLOW_WHOLE))
+			copy.flags = 0;
 		hash = replay->flow.hash;
 		reason = hr_vxlan_push(skb, &copy, packet, replay->flow.vni, hash, true);
 		if (reason)
@@ -156,7 +158,7 @@ int hr_from_port(struct __sk_buff *skb)
 	walk->packet = packet;
 	walk->weight = weight;
 	walk->length = length;
-	walk->flags = hr_unknown(&replay);
+	walk->flags = hr_unknown(&replay) | (port->flags & HR_PORT_PEER ? HR_WALK_PEER : 0);
 	walk->from_port = device->port;
 	walk->segment = port->segment;
 	walk->mtu = port->mtu;

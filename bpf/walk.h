@@ -34,6 +34,7 @@ enum hr_walk_flag {
 	HR_WALK_TRACK_TO = 128,
 	HR_WALK_STRAY = 256, /* a SYN+ACK that answers nothing known */
 	HR_WALK_UNKNOWN = 512, /* the replay found no entry for its key */
+	HR_WALK_PEER = 1024, /* it came from a veth: a super-packet is the kernel's own, and needs no checking */
 };
 
 struct hr_walk {

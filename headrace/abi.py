@@ -14,7 +14,7 @@ import msgspec
 
 Octets = TypeVar("Octets", bytes, bytes | bytearray | memoryview)
 
-ABI_HASH = "0175167449a4"
+ABI_HASH = "1b44f29762bd"
 """Identifies layouts, values and maps together: two sides that differ in it must not share a map."""
 
 
@@ -176,6 +176,7 @@ class FlowFlag(Named):
     REPLY = 2, "packets of this key travel against the connection's original direction"
     TUNNEL = 4, "out is an adjacency; else a local port index"
     XDP = 8, "out is a port behind XDP: the uplink's XDP program may deliver it itself"
+    WHOLE = 16, "super-packets may cross an underlay of veths as they are (HR_ADJACENCY_WHOLE)"
 
 
 class PortFlag(Named):

@@ -24,7 +24,8 @@ static __always_inline bool hr_adjacency_is_v4(const struct hr_adjacency *adjace
  * The ENCAP flags mark a super-packet for the NIC's tunnel segmentation. They want an IP packet, and one that has no such
  * marks yet: of those that have (a workload's own tunnel), only single packets can be pushed. `whole`: a veth hands the
  * skb itself to the other host, where nothing can take the marks off again (no helper does, up to Linux 6.18), so none
- * are put on. `routed`: the next hop is known; else the kernel will route the packet by its network header, which only the
+ * are put on. What a guest calls a super-packet the kernel checks by its marks; such ones are marked, and the agent has the
+ * veth cut them. `routed`: the next hop is known; else the kernel will route the packet by its network header, which only the
  * ENCAP flags move to the outer one.
  */
 static __always_inline int hr_push(struct __sk_buff *skb, bool ip, bool whole, bool routed, __u32 room, __u64 flags)

@@ -16,7 +16,8 @@
 /* Ask the kernel for the next hop of a path, and write it if it is news. One walk in HR_FIB_ONE_IN asks though the next hop
  * is known, so that a moved one heals without the agent. HR_REASON_NO_NEIGHBOUR: routed, but nobody resolved the next hop yet; adjacency->ifindex is right.
  */
-static __always_inline int hr_next_hop(struct __sk_buff *skb, __u32 index, __u32 hash, struct hr_adjacency *copy)
+static __always_inline int hr_next_hop(struct __sk_buff *skb, const struct hr_walk *walk, __u32 index, __u32 hash,
+				       struct hr_adjacency *copy)
 {
 	struct hr_adjacency *adjacency = bpf_map_lookup_elem(&hr_adjacencies, &index);
 	struct bpf_fib_lookup fib = { .l4_protocol = IPPROTO_UDP, .ifindex = HR_LOOPBACK };
@@ -25,6 +26,8 @@ static __always_inline int hr_next_hop(struct __sk_buff *skb, __u32 index, __u32
 	if (!adjacency || adjacency->state == HR_ADJACENCY_EMPTY)
 		return HR_REASON_NO_ROUTE;
 	*copy = *adjacency;
+	if (!(walk->flags & HR_WALK_PEER))
+		copy->flags = 0;
 	if (copy->state == HR_ADJACENCY_RESOLVED && bpf_get_prandom_u32() % HR_FIB_ONE_IN)
 		return HR_REASON_NONE;
 	fib.sport = hr_entropy(hash);
@@ -66,7 +69,8 @@ static __always_inline void hr_decision(struct hr_walk *walk, __u32 out)
 	__builtin_memset(flow, 0, sizeof(*flow));
 	flow->first = version;
 	flow->flags = HR_FLOW_DECIDED | (walk->to_vtep ? HR_FLOW_TUNNEL : 0) |
-		      (walk->flags & HR_WALK_REPLY ? HR_FLOW_REPLY : 0);
+		      (walk->flags & HR_WALK_REPLY ? HR_FLOW_REPLY : 0) |
+		      (walk->flags & HR_WALK_PEER ? HR_FLOW_WHOLE : 0);
 	flow->from_index = walk->from_index;
 	flow->from_epoch = walk->from_epoch;
 	flow->to_index = walk->to_index;
@@ -318,7 +322,7 @@ static __always_inline int hr_decide(struct __sk_buff *skb, struct hr_walk *walk
 	walk->hash = hr_hash(&walk->packet.key);
 	if (walk->to_vtep) {
 		out = hr_path(walk->to_vtep, walk->hash);
-		walk->hop = hr_next_hop(skb, out, walk->hash, &walk->adjacency);
+		walk->hop = hr_next_hop(skb, walk, out, walk->hash, &walk->adjacency);
 		if (walk->hop == HR_REASON_NO_ROUTE)
 			return hr_drop(walk, walk->hop);
 	}

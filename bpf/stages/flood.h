@@ -89,7 +89,7 @@ static long hr_flood_vtep(__u32 slot, struct hr_flooding *flooding)
 		flooding->more = 1;
 		return 0;
 	}
-	hop = hr_next_hop(flooding->skb, path, flooding->hash, adjacency);
+	hop = hr_next_hop(flooding->skb, walk, path, flooding->hash, adjacency);
 	if (hop) {
 		hr_count_reason(walk->from_port, hop);
 		return 0;

@@ -19,6 +19,9 @@ from headrace.stages import Device, View, compile_tables
 
 log = logging.getLogger(__name__)
 
+TUNNEL_SEGMENTATION = ("tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation")
+"""What a veth says it does, and leaves to whoever is behind it: off, so that guests' super-packets are cut before."""
+
 
 class Reconciler:
     """Holds what has been attached; everything else is read anew in each pass."""
@@ -146,6 +149,8 @@ class Reconciler:
             except NotSupported as error:  # the slower hook does the same
                 self._refused[name] = str(error)
                 attach(ifindex, name, "tc")
+            if kind and link.kind == "veth":
+                self._netlink.set_features(name, dict.fromkeys(TUNNEL_SEGMENTATION, False))
             if not link.up and not kind:  # not before: nothing passes without our programs
                 self._netlink.set_link(ifindex, up=True)
             self._attached[name] = (ifindex, hook)

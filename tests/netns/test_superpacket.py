@@ -11,10 +11,12 @@ from typing import NamedTuple
 import pytest
 
 from headrace import abi
+from headrace.testing import kernel
 from headrace.testing.cloud import Cloud, CloudHost, Workload
+from headrace.testing.guest import ECHO_PORT, Card, Guest
 from headrace.testing.scene import Scene
 from headrace.testing.topology import Topology
-from headrace.testing.traffic import IMPATIENCE, PATIENCE, tcp_pair
+from headrace.testing.traffic import IMPATIENCE, PATIENCE, connect, tcp_pair
 from headrace.testing.wait import wait_until
 
 AMOUNT = 8_000_000
@@ -122,3 +124,37 @@ def test_a_super_packet_is_judged_by_its_segments(scene: Scene) -> None:
         with pytest.raises(TimeoutError):
             there.recv(1)
     assert sender.reasons(a.port.id)["TOO_BIG"] > before
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.needs("qemu", "tun", "program:busybox", "program:gcc")
+def test_a_guests_super_packets_reach_the_other_host_and_back(scene: Scene, lab_kernel: kernel.Kernel) -> None:
+    _, b = scene.pair()
+    host = scene.cloud.hosts["h1"].namespace
+    port = scene.port("guest", 9, "g", device=f"tapg{scene.number}")
+    scene.cloud.plugged.add(port.id)
+    host.run(f"ip tuntap add dev {port.device_name} mode tap vnet_hdr")
+    host.run(f"ip link set {port.device_name} mtu {scene.network.mtu} up")
+    addresses = [f"{port.addresses[0]}/24", f"{port.addresses[1]}/64"]
+    card = Card(mtu=scene.network.mtu)
+    with Guest(
+        host.name, port.device_name, port.mac, addresses=addresses, card=card, series=lab_kernel.series
+    ) as guest:
+        scene.put(port)
+        for address in port.addresses:
+            before = retransmitted(guest)
+            with connect(b, address, ECHO_PORT, timeout=PATIENCE * 3) as here:
+                sender = threading.Thread(target=send, args=[here])
+                here.settimeout(PATIENCE * 10)
+                sender.start()
+                received = 0
+                while part := here.recv(65536):
+                    received += len(part)
+                sender.join()
+            assert received == AMOUNT
+            assert retransmitted(guest) - before < AMOUNT / scene.network.mtu / 20
+
+
+def retransmitted(guest: Guest) -> int:
+    """Segments that a guest's TCP sent again (proc(5), /proc/net/snmp)."""
+    return int(guest.run("grep '^Tcp: [0-9]' /proc/net/snmp").output.split()[12])

@@ -29,7 +29,7 @@ from headrace.controller.identity import Authority, Files
 from headrace.datapath.reader import Reader
 from headrace.model import Network, Object, Port, Record
 from headrace.testing.controller import STARTED, controller_thread
-from headrace.testing.topology import Namespace, Process, Topology, run
+from headrace.testing.topology import CommandFailed, Namespace, Process, Topology, run
 from headrace.testing.wait import async_wait_until, wait_until
 
 UNDERLAY = {4: "192.0.2.{}/24", 6: "2001:db8::{:x}/64"}
@@ -298,10 +298,11 @@ class Cloud:
         self.send(records)
 
     def delete(self, *objects: Object) -> None:
-        """Remove objects; returns when every running agent has."""
+        """Remove objects, and ports' devices; returns when every running agent has."""
         for item in objects:
             del self.objects[item.type, item.id]
         self.send([Record(type=item.type, id=item.id, writer=CLI) for item in reversed(objects)])
+        self._unplug(objects)
 
     def forget(self, *objects: Object) -> None:
         """Remove objects without waiting."""
@@ -309,6 +310,13 @@ class Cloud:
         self.ask(lambda client: client.batch(records))
         for item in objects:
             self.objects.pop((item.type, item.id), None)
+        self._unplug(objects)
+
+    def _unplug(self, objects: Sequence[Object]) -> None:
+        for item in objects:
+            if isinstance(item, Port) and (workload := self.workloads.pop(item.id, None)):
+                with contextlib.suppress(CommandFailed):  # the test may have
+                    workload.unplug()
 
     def send(self, records: Sequence[Record]) -> None:
         """Write to the controller and wait for the agents."""

@@ -58,7 +58,7 @@ static void serve_datagrams(int fd)
 	struct sockaddr_in6 peer;
 
 	for (;;) {
-		struct iovec part = {data, sizeof(data)};
+		struct iovec part = { data, sizeof(data) };
 		struct msghdr message = {
 			.msg_name = &peer,
 			.msg_namelen = sizeof(peer),

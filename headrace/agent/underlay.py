@@ -13,7 +13,7 @@ from pathlib import Path
 
 from headrace import abi
 from headrace.datapath.bpf import Datapath
-from headrace.datapath.netlink import Netlink
+from headrace.datapath.netlink import Neighbour, Netlink
 from headrace.errors import HeadraceError
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ class Underlay:
         self._datapath = datapath
         self._hops: dict[Hop, str | None] = {}
         self._routes: dict[str, Hop] = {}
+        self._refused: set[Hop] = set()
 
     def prepare(self) -> None:
         """Let the datapath ask the FIB as the host: bpf_fib_lookup wants forwarding on the device it asks for."""
@@ -50,19 +51,29 @@ class Underlay:
             if route is not None and not route.local:
                 routes[remote] = (route.ifindex, route.gateway or remote)
         hops = set(routes.values())
-        for hop in hops - set(self._hops):
-            try:
-                self._netlink.ensure_managed_neighbour(*hop)
-            except HeadraceError as error:
-                log.warning("underlay next_hop=%s: %s", hop[1], error)
+        known = {(entry.ifindex, entry.address): entry for entry in self._netlink.neighbours()}
+        for hop in hops:
+            self._ensure(hop, known.get(hop))
         for hop in set(self._hops) - hops:
-            self._netlink.release_neighbour(*hop)
-        known = {(entry.ifindex, entry.address): entry.mac for entry in self._netlink.neighbours()}
-        current = {hop: known.get(hop) for hop in hops}
+            if hop in known and known[hop].managed:
+                self._netlink.release_neighbour(*hop)
+        current = {hop: known[hop].mac if hop in known else None for hop in hops}
         changed = {hop for hop, mac in self._hops.items() if mac and hop in current and current[hop] != mac}
         if changed or any(self._routes.get(remote, hop) != hop for remote, hop in routes.items()):
             self.forget()
         self._hops, self._routes = current, routes
+
+    def _ensure(self, hop: Hop, known: Neighbour | None) -> None:
+        """Have the kernel keep a next hop resolved, again when it forgot (a link that flapped, a MAC that changed)."""
+        if known and (known.managed or known.fixed):
+            return
+        try:
+            self._netlink.ensure_managed_neighbour(*hop)
+            self._refused.discard(hop)
+        except HeadraceError as error:
+            if hop not in self._refused:
+                log.warning("underlay next_hop=%s: %s", hop[1], error)
+            self._refused.add(hop)
 
     def forget(self) -> None:
         """Have the next packet of each path ask the FIB again."""

@@ -31,7 +31,8 @@ from headrace.errors import NotFound, NotSupported
 IFF_UP = 0x1
 IFF_LOWER_UP = 0x10000
 IFA_F_UNUSABLE = 0x08 | 0x40  # failed duplicate address detection, or still in it
-NUD_VALID = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80
+NUD_NOARP, NUD_PERMANENT = 0x40, 0x80
+NUD_VALID = 0x02 | 0x04 | 0x08 | 0x10 | NUD_NOARP | NUD_PERMANENT
 NTF_EXT_MANAGED = 0x1
 RTN_LOCAL = 2
 RTEXT_FILTER_SKIP_STATS = 1 << 3
@@ -84,11 +85,12 @@ class Address(Fact, frozen=True, kw_only=True):
 
 
 class Neighbour(Fact, frozen=True, kw_only=True):
-    """What the kernel knows of an IP neighbour; ``mac`` only while it is valid."""
+    """What the kernel knows of an IP neighbour; ``mac`` only while it is valid; ``fixed``: an operator said so."""
 
     address: str
     mac: str | None
     managed: bool
+    fixed: bool = False
 
 
 class Route(Fact, frozen=True, kw_only=True):
@@ -327,6 +329,7 @@ def _neighbour(message: Any) -> Neighbour:
         address=message.get_attr("NDA_DST"),
         mac=message.get_attr("NDA_LLADDR") if message["state"] & NUD_VALID else None,
         managed=bool((message.get_attr("NDA_FLAGS_EXT") or 0) & NTF_EXT_MANAGED),
+        fixed=bool(message["state"] & (NUD_NOARP | NUD_PERMANENT)),
     )
 
 

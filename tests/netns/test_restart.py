@@ -20,7 +20,6 @@ from headrace.testing.wait import wait_until
 from headrace.testing.world import ANY, OUT, rule
 
 LOSS = re.compile(r"(\d+) packets transmitted, (\d+) received")
-NEW_MAC = "02:aa:00:00:00:01"
 
 
 @pytest.fixture
@@ -184,15 +183,42 @@ def test_a_rule_that_went_while_no_agent_ran_cuts_at_its_start(scene: Scene) -> 
         assert talks(*kept)
 
 
-def test_a_next_hop_with_another_mac_is_followed(scene: Scene) -> None:
+@pytest.mark.parametrize(
+    "happenings",
+    [
+        ("link set uplink address 02:aa:00:00:00:01", "link set uplink address {mac}"),
+        ("link set uplink down", "link set uplink up"),
+        ("neighbour flush dev uplink", "neighbour flush dev uplink"),
+    ],
+    ids=["mac", "flap", "flush"],
+)
+@pytest.mark.parametrize("where", ["h1", "h2"])
+def test_whatever_becomes_of_a_next_hop_heals(scene: Scene, where: str, happenings: tuple[str, str]) -> None:
     a, b = scene.pair()
-    host = scene.cloud.hosts["h2"].namespace
-    before = host.mac("uplink")
+    host = scene.cloud.hosts[where].namespace
+    mac, addresses = host.mac("uplink"), scene.cloud.underlay(int(where[1:]))
     host.sysctl("net.ipv4.conf.uplink.arp_notify", 1)
+    host.sysctl("net.ipv6.conf.uplink.keep_addr_on_down", 1)
     with Stream(a, b, b.address(), 80) as stream:
-        try:
-            for mac in (NEW_MAC, before):
-                host.run(f"ip link set uplink address {mac}")
+        for happening in happenings:
+            host.run(f"ip {happening.format(mac=mac)}")
+            if "down" not in happening:
                 stream.advance()
-        finally:
-            host.run(f"ip link set uplink address {before}")
+    assert {
+        f"{entry['local']}/{entry['prefixlen']}" for entry in host.ip("address show dev uplink")[0]["addr_info"]
+    } >= {*addresses}
+
+
+def test_a_next_hop_that_an_operator_fixed_stays_fixed(scene: Scene) -> None:
+    host = scene.cloud.hosts["h1"].namespace
+    address = scene.cloud.underlay(2)[0].partition("/")[0]
+    mac = scene.cloud.hosts["h2"].namespace.mac("uplink")
+    host.run(f"ip neighbour replace {address} lladdr {mac} dev uplink nud permanent")
+    try:
+        a, b = scene.pair()
+        assert ping(a, b.address())
+        (entry,) = (entry for entry in host.ip("neighbour show dev uplink") if entry["dst"] == address)
+        assert entry["state"] == ["PERMANENT"]
+    finally:
+        host.run(f"ip neighbour delete {address} dev uplink")
+    assert ping(a, b.address(), count=3) or ping(a, b.address(), count=3)

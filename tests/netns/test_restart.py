@@ -204,9 +204,8 @@ def test_whatever_becomes_of_a_next_hop_heals(scene: Scene, where: str, happenin
             host.run(f"ip {happening.format(mac=mac)}")
             if "down" not in happening:
                 stream.advance()
-    assert {
-        f"{entry['local']}/{entry['prefixlen']}" for entry in host.ip("address show dev uplink")[0]["addr_info"]
-    } >= {*addresses}
+    kept = {f"{entry['local']}/{entry['prefixlen']}" for entry in host.ip("address show dev uplink")[0]["addr_info"]}
+    assert kept >= {*addresses}
 
 
 def test_a_next_hop_that_an_operator_fixed_stays_fixed(scene: Scene) -> None:
@@ -221,4 +220,4 @@ def test_a_next_hop_that_an_operator_fixed_stays_fixed(scene: Scene) -> None:
         assert entry["state"] == ["PERMANENT"]
     finally:
         host.run(f"ip neighbour delete {address} dev uplink")
-    assert ping(a, b.address(), count=3) or ping(a, b.address(), count=3)
+    wait_until(lambda: ping(a, b.address(), patience=IMPATIENCE), what="the agent has it resolved again")

@@ -83,26 +83,24 @@ static __always_inline int hr_vxlan_push(struct __sk_buff *skb, const struct hr_
 	return reason ?: hr_vxlan_write(skb, adjacency, vni, hash, hr_outer_tos(packet));
 }
 
-/* The kernel cuts super-packets by skb->protocol, which is still the outer one's. bpf_skb_adjust_room changes it from Linux 6.3 on
- * only; bpf_skb_change_proto always does, and moves 20 octets of headers that go anyway. Returns how many there are then.
+/* Have skb->protocol say what the inner frame is, not what the outer one was. The kernel cuts super-packets by it, and asks at
+ * least that protocol's header of what bpf_skb_adjust_room leaves: IPv6's is longer than an ARP message. bpf_skb_adjust_room
+ * itself changes it from Linux 6.3 on only; bpf_skb_change_proto always does, and moves 20 octets of headers that go anyway.
+ * Returns how many there are then.
  */
 static __always_inline long hr_reveal(struct __sk_buff *skb, __be16 inner, __u32 room)
 {
-	long error;
+	const __u32 moved = sizeof(struct ipv6hdr) - sizeof(struct iphdr);
 
-	if (skb->protocol == bpf_htons(ETH_P_IP) && inner == bpf_htons(ETH_P_IPV6)) {
-		error = bpf_skb_change_proto(skb, inner, 0);
-		return error ?: room + sizeof(struct ipv6hdr) - sizeof(struct iphdr);
-	}
-	if (skb->protocol == bpf_htons(ETH_P_IPV6) && inner == bpf_htons(ETH_P_IP)) {
-		error = bpf_skb_change_proto(skb, inner, 0);
-		return error ?: room + sizeof(struct iphdr) - sizeof(struct ipv6hdr);
-	}
+	if (skb->protocol == bpf_htons(ETH_P_IP) && inner == bpf_htons(ETH_P_IPV6))
+		return bpf_skb_change_proto(skb, bpf_htons(ETH_P_IPV6), 0) ?: room + moved;
+	if (skb->protocol == bpf_htons(ETH_P_IPV6) && inner != bpf_htons(ETH_P_IPV6))
+		return bpf_skb_change_proto(skb, bpf_htons(ETH_P_IP), 0) ?: room - moved;
 	return room;
 }
 
-/* Take `room` octets of outer headers off. What remains after the outer Ethernet header must be as long as the outer
- * protocol's header (net/core/filter.c, bpf_skb_adjust_room), so a short frame is lengthened first and cut after.
+/* Take `room` octets of outer headers off. A frame that is shorter than an IP header is lengthened first and cut after (the
+ * latter fails where GRO has noted a transport header, which then lies before the frame; such frames carry neither IP nor ARP).
  */
 static __always_inline long hr_pop(struct __sk_buff *skb, __u32 room)
 {
@@ -116,7 +114,8 @@ static __always_inline long hr_pop(struct __sk_buff *skb, __u32 room)
 	if (error < 0)
 		return error;
 	room = error;
-	if (length < ETH_HLEN + sizeof(struct ipv6hdr)) {
+	if (length <
+	    ETH_HLEN + (inner.h_proto == bpf_htons(ETH_P_IPV6) ? sizeof(struct ipv6hdr) : sizeof(struct iphdr))) {
 		error = bpf_skb_change_tail(skb, skb->len + sizeof(struct ipv6hdr), 0);
 		if (error)
 			return error;

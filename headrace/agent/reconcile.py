@@ -8,7 +8,7 @@ from pathlib import Path
 from headrace import __version__
 from headrace.agent.config import AgentConfig
 from headrace.agent.desired import Desired
-from headrace.agent.fitness import unfit, unfit_uplink
+from headrace.agent.fitness import UNFIT_FEATURES, unfit, unfit_uplink
 from headrace.agent.names import write_names
 from headrace.agent.underlay import Underlay, remote_vteps
 from headrace.datapath.bpf import Datapath
@@ -20,7 +20,10 @@ from headrace.stages import Device, View, compile_tables
 log = logging.getLogger(__name__)
 
 TUNNEL_SEGMENTATION = ("tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation")
-"""What a veth says it does, and leaves to whoever is behind it: off, so that guests' super-packets are cut before."""
+"""What a veth says it does, and leaves to whoever is behind it: off, so that guests' super-packets are cut before.
+
+Where hosts have their uplinks on XDP, the other end takes whole frames alone: all that is off then.
+"""
 
 
 class Reconciler:
@@ -67,7 +70,8 @@ class Reconciler:
             vteps,
             tunnel_port=self._config.tunnel_port,
             quota=self._config.connections // 4 if self._config.quota is None else self._config.quota,
-            whole=all(links[uplink].kind == "veth" for uplink in self._config.uplinks if uplink in links),
+            whole=self._config.uplink_hook == "tc"
+            and all(links[uplink].kind == "veth" for uplink in self._config.uplinks if uplink in links),
         )
         self._datapath.index.begin(
             [port.id for port in view.local_ports],
@@ -150,7 +154,8 @@ class Reconciler:
                 self._refused[name] = str(error)
                 attach(ifindex, name, "tc")
             if kind and link.kind == "veth":
-                self._netlink.set_features(name, dict.fromkeys(TUNNEL_SEGMENTATION, False))
+                xdp = UNFIT_FEATURES if self._config.uplink_hook == "xdp" else ()
+                self._netlink.set_features(name, dict.fromkeys((*TUNNEL_SEGMENTATION, *xdp), False))
             if not link.up and not kind:  # not before: nothing passes without our programs
                 self._netlink.set_link(ifindex, up=True)
             self._attached[name] = (ifindex, hook)

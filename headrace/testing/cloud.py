@@ -68,6 +68,10 @@ class Workload:
         for address in port.addresses:
             family = ipaddress.ip_address(address).version
             lines.append(f"address add {address}/{PREFIX[family]} dev eth0" + (" nodad" if family == 6 else ""))
+        if (
+            port.hook == "xdp"
+        ):  # what XDP asks of a workload: whole checksums, no super-packets, frames taken by polling
+            ns.run("ethtool -K eth0 tx off tso off gso off gro on")
         run(["ip", "-n", ns.name, "-batch", "-"], stdin="\n".join([*lines, "link set eth0 up"]))
 
     def unplug(self) -> None:

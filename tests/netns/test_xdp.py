@@ -1,103 +1,139 @@
-"""Ports and uplinks on XDP: replays there, walks in tc, and ports that XDP does not suit stay on tc and say so."""
+"""Ports behind XDP: the same traffic, firewall and counters as on tc, and what cannot be on XDP says why."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from headrace.datapath.libbpf import RunStatistics
-from headrace.testing.cloud import Cloud, Workload
+from headrace.testing.cloud import HEADRACE, Cloud, CloudHost
 from headrace.testing.scene import Scene
-from headrace.testing.topology import Topology, run
-from headrace.testing.traffic import Stream, opens, ping
-from headrace.testing.wait import wait_until
-from headrace.testing.world import ANY
+from headrace.testing.topology import Topology
+from headrace.testing.traffic import IMPATIENCE, Stream, opens, ping, reaches, talks, tcp_pair, udp
+from headrace.testing.world import ANY, OUT, rule
+
+pytestmark = pytest.mark.needs("program:ethtool")
+
+ROUNDS = 200
+SIZE = 100
+HEADERS = {4: 14 + 20 + 8, 6: 14 + 40 + 8}
 
 
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[Cloud]:
-    """Two hosts whose uplinks are on XDP."""
-    with Topology() as topology, Cloud(topology, settings='uplink_hook = "xdp"\n') as made:
-        for host in made.hosts.values():  # a veth takes XDP frames while its other end polls
-            made.fabric.run(["ethtool", "-K", host.namespace.host, "gro", "on"])
+@pytest.fixture(scope="module", params=[4, 6], ids=["v4", "v6"])
+def cloud(request: pytest.FixtureRequest) -> Iterator[Cloud]:
+    """Hosts whose uplinks are on XDP, and a fabric that takes frames from there."""
+    with Topology() as topology, Cloud(topology, families=[request.param], settings='uplink_hook = "xdp"') as made:
+        for name in made.hosts:
+            made.fabric.run(f"ethtool -K {name} gro on")
         yield made
 
 
-def make_plain(workload: Workload) -> None:
-    """Whole checksums, no super-packets, and an end that takes XDP frames."""
-    features = ["tx", "off", "tso", "off", "gso", "off", "gro", "on"]
-    workload.namespace.run(["ethtool", "-K", "eth0", *features])
+@pytest.fixture
+def scene(cloud: Cloud) -> Iterator[Scene]:
+    with Scene(cloud, mtu=1430) as made:
+        yield made
 
 
-def plain_pair(scene: Scene) -> tuple[Workload, Workload]:
-    """Ports a and b, on XDP once their workloads are fit for it."""
-    a, b = scene.pair(*ANY)
-    for workload in (a, b):
-        make_plain(workload)
-    ports = [
-        scene.port(name, number, "g", host=host, hook="xdp") for name, number, host in (("a", 1, "h1"), ("b", 2, "h2"))
-    ]
-    scene.put(*ports)
-    return a, b
+def flows(host: CloudHost, port: str) -> dict[str, dict[str, Any]]:
+    """A port's flow entries by key."""
+    command = [*HEADRACE, "flow", "list", "--port", port, "--run", str(host.directory / "run"), "-o", "json"]
+    return {row["key"]: row for row in json.loads(host.namespace.run(command).stdout)}
 
 
-def reason_of(cloud: Cloud, port: str) -> str:
-    """What the hosts say of a port."""
+def said(cloud: Cloud, port: str) -> str:
+    """The reason that a port's host gives with its state."""
     statuses = cloud.ask(lambda client: client.statuses())
-    return next(said.reason for status in statuses for said in status.ports if said.id == port)
+    return next(told.reason for status in statuses for told in status.ports if told.id == port)
 
 
-def hooks(cloud: Cloud, host: str) -> str:
-    """Devices of a host with the programs on them, as iproute2 shows them."""
-    return run(["ip", "-n", cloud.hosts[host].namespace.name, "-d", "link"]).stdout
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("hooks", [("xdp", "xdp"), ("xdp", "tc"), ("tc", "xdp")], ids="-".join)
+@pytest.mark.parametrize("hosts", [("h1", "h2"), ("h1", "h1")], ids=["across", "local"])
+def test_traffic_and_counters_are_those_of_tc(
+    scene: Scene, hosts: tuple[str, str], hooks: tuple[str, str], family: int
+) -> None:
+    ends = zip("ab", (1, 2), hosts, hooks, strict=True)
+    scene.put(scene.group("g", *ANY), *(scene.port(name, n, "g", host=host, hook=hook) for name, n, host, hook in ends))
+    a, b = scene["a"], scene["b"]
+    assert said(scene.cloud, a.port.id) == said(scene.cloud, b.port.id) == ""
+    assert ping(a, b.address(family), count=3)
+    with udp(a, a.address(family), 4000) as here, udp(b, b.address(family), 4001) as there:
+        for _ in range(ROUNDS):
+            here.sendto(bytes(SIZE), there.getsockname()[:2])
+            there.recv(2000)
+            there.sendto(bytes(SIZE), here.getsockname()[:2])
+            here.recv(2000)
+    with Stream(a, b, b.address(family), 80) as stream:
+        stream.advance(blocks=200)
+    expected = ROUNDS, ROUNDS * (SIZE + HEADERS[family])
+    for host in dict.fromkeys(hosts):
+        (conn,) = (conn for conn in scene.connections(host) if conn.key[0].sport == 4000)
+        assert [(one.packets, one.octets) for one in conn.counter] == [expected, expected]
 
 
-def walked(cloud: Cloud, scene: Scene) -> int:
-    """Packets of a that took the walk."""
-    return cloud.hosts["h1"].counters(scene.id("a")).walked.packets
+def test_a_flow_says_that_xdp_replays_it(scene: Scene) -> None:
+    scene.put(
+        scene.group("g", *ANY), scene.port("a", 1, "g", hook="xdp"), scene.port("b", 2, "g", host="h2", hook="xdp")
+    )
+    a, b = scene["a"], scene["b"]
+    h1, h2 = scene.cloud.hosts["h1"], scene.cloud.hosts["h2"]
+    with udp(a, a.address(), 4000) as here, udp(b, b.address(), 4001) as there:
+        walked = h1.counters(a.port.id).walked
+        for _ in range(20):
+            assert reaches(here, there)
+            assert reaches(there, here)
+        assert h1.counters(a.port.id).walked.packets - walked.packets <= 3
+    for host, port in ((h1, a.port.id), (h2, b.port.id)):
+        rows = flows(host, port)
+        assert {row["hook"] for row in rows.values()} == {"xdp"}, rows
+        assert all(row["decided"] for row in rows.values())
 
 
-def test_xdp_carries_both_families_and_tcp(cloud: Cloud, scene: Scene) -> None:
-    a, b = plain_pair(scene)
-    assert reason_of(cloud, scene.id("a")) == ""
-    for family in (4, 6):
-        assert ping(a, b.address(family), count=3)
-        assert opens(a, b, b.address(family), 80 + family)
-    with Stream(a, b, b.address(), 99) as stream:
+def test_rules_act_at_once_there_too(scene: Scene) -> None:
+    web, other = rule("web", "ingress", 6, 80), rule("other", "ingress", 6, 81)
+    ports = scene.port("a", 1, "g", hook="xdp"), scene.port("b", 2, "g", host="h2", hook="xdp")
+    scene.put(scene.group("g", *OUT, web, other), *ports)
+    a, b = scene["a"], scene["b"]
+    with tcp_pair(a, b, b.address(), 80) as cut, tcp_pair(a, b, b.address(), 81) as kept:
+        assert talks(*cut)
+        assert talks(*kept)
+        scene.put(scene.group("g", *OUT, other))
+        assert not talks(*cut, timeout=IMPATIENCE)
+        assert talks(*kept)
+    assert not opens(a, b, b.address(), 80, timeout=IMPATIENCE)
+
+
+def test_agents_are_replaced_under_traffic_on_xdp(scene: Scene) -> None:
+    scene.put(
+        scene.group("g", *ANY), scene.port("a", 1, "g", hook="xdp"), scene.port("b", 2, "g", host="h2", hook="xdp")
+    )
+    a, b = scene["a"], scene["b"]
+    with Stream(a, b, b.address(), 80) as stream:
+        for host in scene.cloud.hosts.values():
+            host.kill()
         stream.advance()
-
-
-def test_xdp_replays_and_only_first_packets_walk(cloud: Cloud, scene: Scene) -> None:
-    a, b = plain_pair(scene)
-    assert ping(a, b.address())  # the flow is known from here on
-    before = walked(cloud, scene)
-    counted = cloud.hosts["h1"].counters(scene.id("a")).from_port.packets
-    assert "xdp" in hooks(cloud, "h1")
-    with RunStatistics():
-        assert ping(a, b.address(), count=10)
-    assert cloud.hosts["h1"].counters(scene.id("a")).from_port.packets >= counted + 10
-    assert walked(cloud, scene) <= before + 2  # each ping is a connection of its own
-
-
-def test_a_rule_taken_away_cuts_what_xdp_replays(cloud: Cloud, scene: Scene) -> None:
-    a, b = plain_pair(scene)
-    with Stream(a, b, b.address(), 98) as stream:
+        for host in scene.cloud.hosts.values():
+            host.start()
+        scene.cloud.settle()
         stream.advance()
-        scene.put(scene.group("g"))
-        wait_until(lambda: cloud.hosts["h2"].reasons(scene.id("b"))["CONNECTION_CUT"]
-                   or cloud.hosts["h1"].reasons(scene.id("a"))["CONNECTION_CUT"], what="a connection cut")  # fmt: skip
+    assert said(scene.cloud, a.port.id) == ""
 
 
-def test_a_port_whose_workload_leaves_checksums_to_the_device_stays_on_tc(cloud: Cloud, scene: Scene) -> None:
-    a, b = scene.pair(*ANY)
-    scene.put(scene.port("a", 1, "g", host="h1", hook="xdp"))
-    assert "tx-checksum-ip-generic on" in reason_of(cloud, scene.id("a"))
-    assert opens(a, b, b.address(), 80)
-
-
-def test_ports_on_tc_behind_an_uplink_on_xdp(cloud: Cloud, scene: Scene) -> None:
-    a, b = scene.pair(*ANY)
-    for family in (4, 6):
-        assert ping(a, b.address(family), count=3)
-        assert opens(a, b, b.address(family), 90 + family)
+def test_a_workload_that_xdp_cannot_serve_is_on_tc_and_says_so(scene: Scene) -> None:
+    """It sends super-packets and leaves checksums to the device; XDP would send them on broken."""
+    scene.put(scene.group("g", *ANY), scene.port("b", 2, "g", host="h2"))
+    port = scene.port("a", 1, "g", device=f"tapx{scene.number}", hook="xdp")
+    host, workload = scene.cloud.hosts["h1"].namespace, scene.cloud.topology.host(f"unfit{scene.number}")
+    scene.cloud.plugged.add(port.id)
+    pair = f"name {port.device_name} mtu 1430 netns {host.name} type veth peer name eth0 mtu 1430"
+    host.run(f"ip link add {pair} address {port.mac} netns {workload.name}")
+    workload.run(f"ip address add {port.addresses[0]}/24 dev eth0")
+    workload.run("ip link set eth0 up")
+    scene.put(port)
+    assert "tx-tcp-segmentation on" in said(scene.cloud, port.id)
+    b = scene["b"]
+    assert ping(workload, b.address())
+    with Stream(workload, b, b.address(), 80) as stream:
+        stream.advance(blocks=500)

@@ -27,8 +27,10 @@ HEADERS = {4: 28, 6: 48}
 
 @pytest.fixture(scope="module", params=[4, 6], ids=["v4", "v6"])
 def cloud(request: pytest.FixtureRequest) -> Iterator[Cloud]:
-    """A cloud whose underlay has one IP version."""
+    """A cloud whose underlay has one IP version; its uplinks do GRO, as NICs do."""
     with Topology() as topology, Cloud(topology, families=[request.param]) as made:
+        for host in made.hosts.values():
+            host.namespace.run("ethtool -K uplink gro on")
         yield made
 
 
@@ -69,6 +71,8 @@ def test_everything_arrives(scene: Scene, family: int, hosts: tuple[str, str]) -
     with udp(a, a.address(family), 5000) as here, udp(b, b.address(family), 5001) as there:
         assert reaches(here, there)
         assert reaches(there, here)
+        here.sendto(b"", there.getsockname()[:2])
+        assert there.recv(10) == b""
 
 
 def test_packets_of_full_size_arrive_and_none_above(scene: Scene) -> None:

@@ -17,11 +17,25 @@ CHECKED = ("packet/test_libbpf.py", "netns/test_attach.py", "netns/test_netlink.
 MODULES = ["veth", "cls_bpf", "sch_ingress", "bridge"]
 
 
+DATAPATH = ("packet/test_replay.py", "packet/test_track.py", "packet/test_corpus.py")
+"""Where kernels differ: helpers' results, test runs, skbs; of track what has to do with that (``KINDS``)."""
+KINDS = "test_replay or test_corpus or keys or moved or quota or room or fragment"
+
+
 def test_bindings_attachments_and_netlink(lab_kernel: Kernel) -> None:
     paths = " ".join(str(TESTS / name) for name in CHECKED)
     # What runs under traffic or counts time proves nothing on an emulated processor.
     script = f"cd {TESTS.parent} && {sys.executable} -m pytest -q -k 'not between_two_programs and not missed' {paths}"
     result = LabVM(series=lab_kernel.series).run(script, modules=MODULES, timeout=300)
+    assert result.returncode == 0, result.output
+    assert " passed" in result.output
+    assert "skipped" not in result.output
+
+
+def test_the_datapath_packet_by_packet(lab_kernel: Kernel) -> None:
+    paths = " ".join(str(TESTS / name) for name in DATAPATH)
+    script = f"cd {TESTS.parent} && {sys.executable} -m pytest -q -k '{KINDS}' {paths}"
+    result = LabVM(series=lab_kernel.series, memory=1024).run(script, modules=MODULES, timeout=300)
     assert result.returncode == 0, result.output
     assert " passed" in result.output
     assert "skipped" not in result.output

@@ -17,6 +17,7 @@ from headrace.testing.host import CONNECTIONS
 from headrace.testing.observation import Observed
 from headrace.testing.packet import BROADCAST, Somewhere
 from headrace.testing.twin import Twin, sent, tunnelled
+from headrace.testing.wait import wait_until
 from headrace.testing.world import ANY, OUT, group, network, port, rule
 
 MakeTwin = Callable[..., Twin]
@@ -582,3 +583,36 @@ def test_an_entry_of_a_connection_that_is_gone_is_nobodys(twin: MakeTwin) -> Non
     assert (observed.reason, observed.replayed) == (Reason.NONE, False)
     (fresh,) = (found for found in host.memory.connections().values() if found.id != conn.id + 4096)
     assert host.memory.find(fresh.key[0]) == (fresh, False)
+
+
+# The sweeper, which runs by itself from the load on
+
+
+def test_the_sweeper_takes_what_expired_and_nothing_else(twin: MakeTwin) -> None:
+    asked = twin(*STATE)
+    host = asked.host
+    for number in range(6):
+        asked.run(sent("a", packet.udp(A, C, number, 53)))
+    before = host.memory.live()
+    table = host.datapath.maps["hr_conns"]
+    expired = dict(list(before.items())[:4])
+    for index, conn in expired.items():
+        counter = tuple(replace(one, seen=1) for one in conn.counter)
+        table.update(abi.U32(value=index).pack(), replace(conn, timeout=0, counter=counter).pack())
+    wait_until(lambda: len(host.memory.live()) <= 2, what="the expired are swept")
+    assert host.memory.live() == {index: conn for index, conn in before.items() if index not in expired}
+    assert not host.memory.inconsistencies(), "keys and quota are given back"
+    for number in range(4):
+        host.run(sent("a", packet.udp(A, C, 100 + number, 53)))
+    assert set(host.memory.live()) == set(before), "their indices are used again"
+
+
+def test_what_expired_is_nobodys_before_it_is_swept(twin: MakeTwin) -> None:
+    asked = twin(*STATE)
+    arrival = sent("a", packet.udp(A, C, 1, 53))
+    asked.run(arrival)
+    (before,) = asked.host.memory.live().values()
+    asked.age(30_001)
+    assert not asked.run(arrival).replayed
+    (after,) = asked.host.memory.live().values()
+    assert (after.id != before.id, after.counter[0].packets) == (True, 1)

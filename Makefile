@@ -52,11 +52,14 @@ test-netns: deps bpf ## hosts in network namespaces with real traffic (root)
 test-neutron: deps bpf ## against a real Neutron server
 $(SUITES:%=test-%):
 	@$(if $(wildcard $(@:test-%=tests/%)/test_*.py $(@:test-%=tests/%)/*/test_*.py), \
-		echo "== $(@:test-%=%)"; $(PYTHON) -m pytest tests/$(@:test-%=%) -q -m 'not stock' $(ARGS), \
+		echo "== $(@:test-%=%)"; $(PYTHON) -m pytest tests/$(@:test-%=%) -q -m 'not stock and not lab' $(ARGS), \
 		echo "== $(@:test-%=%): no tests here")
 
 test-stock: deps ## all of Neutron's own ML2 test classes with our driver (long)
 	@$(PYTHON) -m pytest tests/neutron/stock -q --timeout 600 $(ARGS)
+
+test-lab: deps bpf ## the datapath packet by packet on Debian's 6.1, in the lab VM (long)
+	@$(PYTHON) -m pytest tests/netns -q -m lab --timeout 1200 $(ARGS)
 
 check: deps $(ABI_OBJECT) ## format, lint, types, ABI, layers, unit tests; no root, under a minute
 	@$(MAKE) -j2 --output-sync=target --keep-going $(CHECKS) 2> >(grep -v '^make' >&2) || { echo "check: FAILED"; exit 1; }
@@ -141,5 +144,5 @@ build/wheel.stamp: $(OBJECTS) $(shell find headrace -type f -not -name '*.pyc') 
 
 include $(wildcard $(COMPILED:.o=.d))
 
-.PHONY: $(CHECKS) $(SUITES:%=test-%) help demo bench bench-quick wheel test test-stock check deps deps-bench bpf abi docs \
+.PHONY: $(CHECKS) $(SUITES:%=test-%) help demo bench bench-quick wheel test test-stock test-lab check deps deps-bench bpf abi docs \
 	format lock clean

@@ -32,10 +32,12 @@ def test_bindings_attachments_and_netlink(lab_kernel: Kernel) -> None:
     assert "skipped" not in result.output
 
 
+@pytest.mark.lab
+@pytest.mark.timeout(1200)
 def test_the_datapath_packet_by_packet(lab_kernel: Kernel) -> None:
     paths = " ".join(str(TESTS / name) for name in DATAPATH)
     script = f"cd {TESTS.parent} && {sys.executable} -m pytest -q -k '{KINDS}' {paths}"
-    result = LabVM(series=lab_kernel.series, memory=1024).run(script, modules=MODULES, timeout=300)
+    result = LabVM(series=lab_kernel.series, memory=1024).run(script, modules=MODULES, timeout=1100)
     assert result.returncode == 0, result.output
     assert " passed" in result.output
     assert "skipped" not in result.output

@@ -78,6 +78,7 @@ class PacketHost:
         self.ports: dict[str, int] = {}
         self._before: Counts | None = None
         self.state = Desired()
+        self.desired: Tables = {}
         self.host = ""
 
     def __enter__(self) -> Self:
@@ -118,11 +119,12 @@ class PacketHost:
         self.memory.names.update({index: port for port, index in self.ports.items()})
         self._rules = {rule_id(rule.id): rule.id for group in state.security_groups.values() for rule in group.rules}
         self.stand.resolve(vtep for host in state.hosts.values() for vtep in host.vteps)
-        return self.datapath.apply(self.tables(view))
+        self.desired = compile_tables(view)
+        return self.datapath.apply(self.desired)
 
-    def tables(self, view: View) -> Tables:
-        """What is applied; a place for tests to step in."""
-        return compile_tables(view)
+    def unlike(self) -> list[str]:
+        """Names of the tables that are not what is desired, read back from the kernel."""
+        return [name for name, entries in self.desired.items() if dict(self.datapath.read(name)) != entries]
 
     def _devices(self, state: Desired) -> dict[str, Device]:
         """In the order of port ids: every other one is said to be a veth, the first two of four to be on XDP."""

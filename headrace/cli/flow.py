@@ -57,7 +57,7 @@ def list_(local: Local, output: str, wanted: str | None, limit: int, *, whole: b
 @output_option
 @on_this_host
 def show(local: Local, output: str, key: tuple[str, ...]) -> None:
-    r"""One connection by its id or one of its KEYs, with both directions.
+    """One connection by its id or one of its KEYs, with both directions.
 
     \b
     headrace flow show 5a001

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,6 +24,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("headrace.cli.check:check", "Whether this host has what the agent needs."),
 }
 """Sub-commands that live elsewhere: name -> (module:function, help)."""
+
+
+HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}")
+"""As headrace.model.Identity has it."""
 
 
 @click.group(cls=Lazy, table=COMMANDS)
@@ -100,6 +105,10 @@ def enroll(reach: Reach, name: str | None, directory: str | None, *, renew: bool
         name, directory = name or common_name(own.certificate), directory or reach.certificates
     if name is None:
         raise click.UsageError("name the host to enroll")
+    if not HOST_NAME.fullmatch(name):
+        raise InvalidInput(
+            f"host {name!r}: a name has letters, digits and _.:- only, and begins with a letter or digit"
+        )
     target = Files.at(directory or name, "host")
     if target.key.exists() and not renew:
         raise InvalidInput(f"{target.key} exists; give another --directory, or --renew on the host itself")

@@ -40,7 +40,7 @@ def trace(
     file: IO[bytes] | None,
     output: str,
 ) -> None:
-    r"""Follow a PACKET that a port sends, over all hosts, to everybody who gets it.
+    """Follow a PACKET that a port sends, over all hosts, to everybody who gets it.
 
     \b
     tcp 10.0.0.5:1234 > 10.0.0.9:80 syn        udp [fd00::5]:1000 > [fd00::9]:53

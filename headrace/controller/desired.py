@@ -16,7 +16,7 @@ import msgspec
 
 from headrace.controller.closure import Key
 from headrace.errors import Conflict, InvalidInput
-from headrace.model import TYPES, Host, Object, Port, Record, decode
+from headrace.model import TYPES, Host, Network, Object, Port, Record, decode
 
 AGENT = "agent"
 """The writer of hosts as their agents report them."""
@@ -150,6 +150,8 @@ class Desired:
                 self._check_unused(id_, plan)
             if type_name == "port" and record.body and record.writer == CLI:
                 self._check_host(record, plan)
+            if type_name == "network" and record.body and record.writer == CLI:
+                self._check_segment(record, plan)
             if type_name == "host" and record.body:
                 self._check_vteps_free(id_, record.body.get("vteps", ()), plan)
 
@@ -164,6 +166,15 @@ class Desired:
             port = min(used)
             more = f" and {len(used) - 1} more" if len(used) > 1 else ""
             raise Conflict(f"network {network} is in use by port {port}{more}; delete or move ports first")
+
+    def _check_segment(self, record: Record, plan: Plan) -> None:
+        """Two networks on one segment would be one. Only of what a person writes: other writers send in any order."""
+        wanted = number_of(record)
+        held = {id_: item.segment.id for id_, item in self._live["network"].items() if isinstance(item, Network)}
+        held |= {id_: number_of(other) for (kind, id_), other in plan.records.items() if kind == "network"}
+        holder = next((id_ for id_, number in sorted(held.items()) if number == wanted and id_ != record.id), None)
+        if holder is not None:
+            raise Conflict(f"network {record.id}: segment: network {holder} has id {wanted} already; give another")
 
     def _check_host(self, record: Record, plan: Plan) -> None:
         host = (record.body or {}).get("host")
@@ -266,3 +277,8 @@ def check_vteps(host: str, vteps: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(versions)) != len(versions):
         raise InvalidInput(f"host {host}: vteps: {', '.join(vteps)}: give at most one per IP version")
     return vteps
+
+
+def number_of(record: Record) -> int:
+    """The wire's id of a network's segment; 0 of one that is deleted."""
+    return int((record.body or {}).get("segment", {}).get("id", 0))

@@ -119,7 +119,7 @@ async def test_a_resync_deletes_only_the_writers_own_unkept(client: Client) -> N
     await client.batch(
         [network("n1"), network("n2"), port("p1"), record("subnet", "s1", network="n2", cidr="10.0.0.0/8")]
     )
-    await client.put(network("n3", writer="cli", epoch=""))
+    await client.put(network("n3", writer="cli", epoch="", segment={"id": 8}))
     answer = await client.resync("neutron", "w2", ["network", "port"], [("network", "n1")])
     assert answer.changed
     assert [item.id for item in (await client.list("network")).items] == ["n1", "n3"]
@@ -131,6 +131,13 @@ async def test_a_resync_deletes_only_the_writers_own_unkept(client: Client) -> N
 
 
 # Bad input
+
+
+async def test_a_segment_has_one_network(client: Client) -> None:
+    await client.put(network("n1", writer="cli", epoch=""))
+    with pytest.raises(Conflict, match="network n2: segment: network n1 has id 7 already"):
+        await client.put(network("n2", writer="cli", epoch=""))
+    await client.put(network("n1", writer="cli", epoch="", mtu=1400))
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,10 @@ class Agent:
             self._report.clear()
             await client.put_status(self._word())
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._report.wait(), HEARTBEAT)
+                async with asyncio.timeout(
+                    HEARTBEAT
+                ):  # wait_for of Python 3.11 may swallow the cancellation at the end
+                    await self._report.wait()
 
 
 async def serve(config: AgentConfig) -> None:

@@ -55,7 +55,8 @@ class Watcher:
     async def pull(self, timeout: float) -> bytes:  # noqa: ASYNC109 - a quiet watch is no error: nothing comes back
         """What has come together, after waiting for something; nothing when the time is up or it has ended."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._more.wait(), timeout)
+            async with asyncio.timeout(timeout):  # wait_for of Python 3.11 may swallow a cancellation
+                await self._more.wait()
         data = b"".join(self._lines)
         self.clear()
         return data

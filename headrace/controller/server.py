@@ -195,13 +195,15 @@ class Api:
         closing.add_done_callback(lambda _: watcher.end())
         try:
             for data in chunks(start):
-                await asyncio.wait_for(response.write(data), STUCK_AFTER)
+                async with asyncio.timeout(STUCK_AFTER):
+                    await response.write(data)
             while True:
                 data = await watcher.pull(self._heartbeat)
                 if watcher.ended:
                     break
                 data = data or self._service.hub.sync()
-                await asyncio.wait_for(response.write(data), STUCK_AFTER)
+                async with asyncio.timeout(STUCK_AFTER):
+                    await response.write(data)
         except TimeoutError:
             watcher.drop()
         except ConnectionError:

@@ -16,7 +16,7 @@ ROUND = """
 BOND_MODE={mode} RX_VLAN={rx_vlan} bash /lab/uplinks.sh || exit 1
 for address in 192.0.2.2 198.51.100.2 203.0.113.2 2001:db8::2 2001:db8:100::2; do
   size=8900; [ $address != 203.0.113.2 ] || size=1400
-  ping -M do -q -c 2 -i 0.2 -W 5 -s $size $address | grep -o '[0-9]* received' | sed "s/^/{mode} $address /"
+  ping -M do -q -c 2 -w 15 -i 0.2 -s $size $address | grep -o '[0-9]* received' | sed "s/^/{mode} $address /"
 done
 bond=/proc/net/bonding/uplink0
 echo "{mode} $(grep 'Bonding Mode' $bond), $(grep -c '^Slave Interface' $bond) members"

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from headrace.abi import Reason
 from headrace.datapath.connection import Connection, Connections
-from headrace.datapath.decision import Arrival, Decision, Output
+from headrace.datapath.decision import RULE_ESTABLISHED, Arrival, Decision, Output
 from headrace.datapath.oracle import decide
 from headrace.model import State as Desired
 from headrace.testing.host import PacketHost
@@ -142,8 +142,8 @@ class Twin:
             if expected != found
         ]
         if observed.concluded and decision.reason == Reason.NONE:
-            found += differing_rule("from", decision.rule_from, decision.allowed_from, observed.rule_from)
-            found += differing_rule("to", decision.rule_to, decision.allowed_to, observed.rule_to)
+            found += self._differing_rule("from", decision.rule_from, decision.allowed_from, observed)
+            found += self._differing_rule("to", decision.rule_to, decision.allowed_to, observed)
         if observed.outer:
             outer = take_off(observed.outer)
             known = self.host.stand.macs.get(outer.destination) or "00:00:00:00:00:00"
@@ -179,6 +179,18 @@ class Twin:
                 if output.port is not None:
                     add(output.port, "to_port")
         return counts
+
+    def _differing_rule(self, side: str, rule: str, allowed: tuple[str, ...], observed: Observed) -> list[str]:
+        """Several rules may allow a packet; the datapath names one of them.
+
+        A reply that was decided by a rule of its own keeps that rule until its epochs change, though its side may have
+        begun to track the connection since.
+        """
+        named = observed.rule_from if side == "from" else observed.rule_to
+        rules = {one.id for group in self.state.security_groups.values() for one in group.rules}
+        if named in (allowed or (rule,)) or (observed.replayed and rule == RULE_ESTABLISHED and named in rules):
+            return []
+        return [f"rule, {side} side: the oracle says {allowed or rule}, the programs {named}"]
 
     def _remembered(self) -> dict[Any, Any]:
         """The oracle's connections that have not expired."""
@@ -239,10 +251,3 @@ def facts(connection: Connection) -> dict[str, Any]:
         "packets": connection.packets,
         "octets": connection.octets,
     }
-
-
-def differing_rule(side: str, rule: str, allowed: tuple[str, ...], observed: str) -> list[str]:
-    """Several rules may allow a packet; the datapath names one of them."""
-    if observed in (allowed or (rule,)):
-        return []
-    return [f"rule, {side} side: the oracle says {allowed or rule}, the programs {observed}"]

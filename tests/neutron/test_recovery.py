@@ -95,12 +95,13 @@ def test_a_database_from_a_backup_begins_a_new_writer_epoch(
 def test_a_full_resync_deletes_what_is_ours_and_only_that(cloud: Any, controller: Controller, equal: Any) -> None:
     """An object that Neutron forgot goes, an operator's stays."""
 
-    def network(identity: str, writer: str, epoch: str) -> Record:
-        body = {"id": identity, "segment": {"id": 7}}
+    def network(identity: str, writer: str, epoch: str, vni: int) -> Record:
+        body = {"id": identity, "segment": {"id": vni}}
         return Record(type="network", id=identity, writer=writer, writer_epoch=epoch, revision=1, body=body)
 
     controller.lose_everything()
-    controller.ask(lambda client: client.batch([network("theirs", "cli", ""), network("stray", "neutron", "before")]))
+    strangers = [network("theirs", "cli", "", 7), network("stray", "neutron", "before", 8)]
+    controller.ask(lambda client: client.batch(strangers))
     cloud.create_network()
     equal()
     assert controller.record("network", "theirs") is not None

@@ -62,6 +62,9 @@ enum hr_reason {
 	HR_REASON_ANSWERED, /* not dropped: the datapath answered it itself (ARP, ND) */
 	HR_REASON_FLOODED, /* not dropped: copied to every place of the segment */
 	HR_REASON_NESTED_SUPERPACKET, /* a super-packet that is in a tunnel already; turn off segmentation in the workload */
+	HR_REASON_TCP_WINDOW, /* a TCP reset that its receiver would not believe */
+	HR_REASON_BUDGET, /* the port sends too many packets that are denied, answered or flooded */
+	HR_REASON_PUNTED, /* not dropped: the agent answers it (DHCP, router solicitations) */
 };
 
 /* How a packet entered, in the top four bits of hr_flow_key.where; the rest is the port index or the wire's id. */
@@ -152,6 +155,18 @@ struct hr_conn_rule {
 #define HR_RULE_IMPLICIT 2 /* Neutron's implicit rules: DHCP client, ND, MLD */
 #define HR_RULE_OPEN 3 /* port security is off */
 #define HR_RULE_REMOTE 4 /* the other side is judged by its own host */
+
+enum hr_tcp_known {
+	HR_TCP_EDGE = 1, /* edge is set */
+	HR_TCP_ACKED = 2, /* ack is set */
+};
+
+/* What one side of a TCP connection has sent so far (RFC 9293 section 3.4). */
+struct hr_tcp_side {
+	__u32 edge; /* the sequence number after the last octet it sent */
+	__u32 ack; /* the highest it acknowledged */
+	__u32 known; /* enum hr_tcp_known */
+};
 
 /* A connection: outlives decisions. The first 64 octets are all that a replay touches. */
 struct hr_conn {

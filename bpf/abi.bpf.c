@@ -9,6 +9,7 @@ HR_KEEP(enum, hr_where);
 HR_KEEP(enum, hr_flow_flag);
 HR_KEEP(enum, hr_state);
 HR_KEEP(enum, hr_conn_flag);
+HR_KEEP(enum, hr_tcp_known);
 HR_KEEP(enum, hr_port_flag);
 HR_KEEP(enum, hr_source);
 HR_KEEP(enum, hr_adjacency_state);

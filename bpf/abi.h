@@ -168,7 +168,7 @@ struct hr_tcp_side {
 	__u32 known; /* enum hr_tcp_known */
 };
 
-/* A connection: outlives decisions. The first 64 octets are all that a replay touches. */
+/* A connection: outlives decisions. The first 64 octets are all that a replay touches, but for TCP's numbers behind them. */
 struct hr_conn {
 	__u64 id; /* unique; 0: free; HR_CONN_DEAD set: being retired */
 	__u32 timeout; /* ms of silence after which it is expired */
@@ -176,6 +176,7 @@ struct hr_conn {
 	__u8 flags; /* enum hr_conn_flag */
 	__u16 port; /* local port index whose quota it counts against */
 	struct hr_conn_counter counter[2]; /* original, reply */
+	struct hr_tcp_side tcp[2]; /* original, reply */
 	struct hr_flow_key key[2]; /* original, reply; the second's where may be HR_WHERE_NONE */
 	__u64 created; /* CLOCK_MONOTONIC_COARSE, ns */
 	struct hr_conn_rule rule[2]; /* original, reply */

@@ -14,7 +14,7 @@ import msgspec
 
 Octets = TypeVar("Octets", bytes, bytes | bytearray | memoryview)
 
-ABI_HASH = "1b44f29762bd"
+ABI_HASH = "64d4125e4798"
 """Identifies layouts, values and maps together: two sides that differ in it must not share a map."""
 
 
@@ -237,6 +237,9 @@ class Reason(Named):
     ANSWERED = 41, "not dropped: the datapath answered it itself (ARP, ND)"
     FLOODED = 42, "not dropped: copied to every place of the segment"
     NESTED_SUPERPACKET = 43, "a super-packet that is in a tunnel already; turn off segmentation in the workload"
+    TCP_WINDOW = 44, "a TCP reset that its receiver would not believe"
+    BUDGET = 45, "the port sends too many packets that are denied, answered or flooded"
+    PUNTED = 46, "not dropped: the agent answers it (DHCP, router solicitations)"
 
 
 class Source(Named):
@@ -258,6 +261,13 @@ class State(Named):
     CLOSING = 6, "TCP: a FIN seen one way"
     TIME_WAIT = 7, "TCP: FINs seen both ways"
     CLOSED = 8, "TCP: reset"
+
+
+class TcpKnown(Named):
+    """enum hr_tcp_known."""
+
+    EDGE = 1, "edge is set"
+    ACKED = 2, "ack is set"
 
 
 class Where(Named):
@@ -779,15 +789,53 @@ class ConnCounter(Packed, frozen=True, kw_only=True):
         )
 
 
-_CONN = struct.Struct("<QIBBH24s24s44s44sQ16s16s")
+_TCP_SIDE = struct.Struct("<III")
+
+
+class TcpSide(Packed, frozen=True, kw_only=True):
+    """struct hr_tcp_side: What one side of a TCP connection has sent so far (RFC 9293 section 3.4)."""
+
+    SIZE: ClassVar[int] = 12
+    DTYPE: ClassVar[dict[str, Any]] = {
+        "names": ["edge", "ack", "known"],
+        "formats": ["<u4", "<u4", "<u4"],
+        "offsets": [0, 4, 8],
+        "itemsize": 12,
+    }
+
+    edge: int = 0
+    """the sequence number after the last octet it sent"""
+    ack: int = 0
+    """the highest it acknowledged"""
+    known: int = 0
+    """enum hr_tcp_known"""
+
+    def pack(self) -> bytes:
+        return _TCP_SIDE.pack(
+            self.edge,
+            self.ack,
+            self.known,
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        v = _TCP_SIDE.unpack(data)
+        return cls(
+            edge=v[0],
+            ack=v[1],
+            known=v[2],
+        )
+
+
+_CONN = struct.Struct("<QIBBH24s24s12s12s44s44sQ16s16s")
 
 
 class Conn(Packed, frozen=True, kw_only=True):
-    """struct hr_conn: A connection: outlives decisions. The first 64 octets are all that a replay touches."""
+    """struct hr_conn: A connection: outlives decisions. The first 64 octets are all that a replay touches, but for TCP's numbers behind them."""
 
-    SIZE: ClassVar[int] = 192
+    SIZE: ClassVar[int] = 216
     DTYPE: ClassVar[dict[str, Any]] = {
-        "names": ["id", "timeout", "state", "flags", "port", "counter", "key", "created", "rule"],
+        "names": ["id", "timeout", "state", "flags", "port", "counter", "tcp", "key", "created", "rule"],
         "formats": [
             "<u8",
             "<u4",
@@ -795,12 +843,13 @@ class Conn(Packed, frozen=True, kw_only=True):
             "<u1",
             "<u2",
             (ConnCounter.DTYPE, (2,)),
+            (TcpSide.DTYPE, (2,)),
             (FlowKey.DTYPE, (2,)),
             "<u8",
             (ConnRule.DTYPE, (2,)),
         ],
-        "offsets": [0, 8, 12, 13, 14, 16, 64, 152, 160],
-        "itemsize": 192,
+        "offsets": [0, 8, 12, 13, 14, 16, 64, 88, 176, 184],
+        "itemsize": 216,
     }
 
     id: int = 0
@@ -814,6 +863,8 @@ class Conn(Packed, frozen=True, kw_only=True):
     port: int = 0
     """local port index whose quota it counts against"""
     counter: tuple[ConnCounter, ...] = (ConnCounter(),) * 2
+    """original, reply"""
+    tcp: tuple[TcpSide, ...] = (TcpSide(),) * 2
     """original, reply"""
     key: tuple[FlowKey, ...] = (FlowKey(),) * 2
     """original, reply; the second's where may be HR_WHERE_NONE"""
@@ -830,6 +881,7 @@ class Conn(Packed, frozen=True, kw_only=True):
             self.flags,
             self.port,
             *(item.pack() for item in _count(self.counter, 2, "Conn.counter")),
+            *(item.pack() for item in _count(self.tcp, 2, "Conn.tcp")),
             *(item.pack() for item in _count(self.key, 2, "Conn.key")),
             self.created,
             *(item.pack() for item in _count(self.rule, 2, "Conn.rule")),
@@ -845,9 +897,10 @@ class Conn(Packed, frozen=True, kw_only=True):
             flags=v[3],
             port=v[4],
             counter=tuple(ConnCounter.unpack(item) for item in v[5:7]),
-            key=tuple(FlowKey.unpack(item) for item in v[7:9]),
-            created=v[9],
-            rule=tuple(ConnRule.unpack(item) for item in v[10:12]),
+            tcp=tuple(TcpSide.unpack(item) for item in v[7:9]),
+            key=tuple(FlowKey.unpack(item) for item in v[9:11]),
+            created=v[11],
+            rule=tuple(ConnRule.unpack(item) for item in v[12:14]),
         )
 
 
@@ -1665,7 +1718,7 @@ MAPS: dict[str, MapSpec] = {
         name="hr_conn_ids", type=6, max_entries=1, flags=0, pinning=1, key_size=4, value_size=8, key=U32, value=U64
     ),
     "hr_conns": MapSpec(
-        name="hr_conns", type=2, max_entries=262144, flags=0, pinning=1, key_size=4, value_size=192, key=U32, value=Conn
+        name="hr_conns", type=2, max_entries=262144, flags=0, pinning=1, key_size=4, value_size=216, key=U32, value=Conn
     ),
     "hr_cursors": MapSpec(
         name="hr_cursors", type=2, max_entries=2, flags=0, pinning=1, key_size=4, value_size=8, key=U32, value=U64

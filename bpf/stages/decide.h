@@ -228,7 +228,7 @@ static __always_inline void hr_conn_fill(struct hr_conn *conn, const struct hr_w
 	conn->timeout = hr_timeout(conn->state, walk->packet.key.proto);
 	conn->flags = hr_tracking(walk) | (conn->state == HR_STATE_SYN_SENT && hr_adopts(walk) ? HR_CONN_ADOPTED : 0);
 	conn->port = port;
-	__builtin_memset(conn->counter, 0, sizeof(conn->counter));
+	__builtin_memset(conn->counter, 0, sizeof(conn->counter) + sizeof(conn->tcp));
 	conn->counter[0].packets = walk->weight.packets;
 	conn->counter[0].octets = walk->weight.octets;
 	conn->counter[0].seen = now;

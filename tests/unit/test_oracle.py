@@ -208,6 +208,9 @@ ENVIRONMENT = {
     "INTERNAL",
     "FROM_HOST",
     "NESTED_SUPERPACKET",
+    "BUDGET",
+    "PUNTED",
+    "TCP_WINDOW",
 }
 """Reasons that desired state and a packet cannot tell."""
 

@@ -9,6 +9,7 @@ from bench.contender import Passive, Sink
 from bench.process import run
 
 if TYPE_CHECKING:
+    from bench.rules import Site
     from bench.wiring import Wiring
 
 
@@ -19,8 +20,8 @@ class Bare(Passive):
     sink: Sink = "xdp"
     super_packets = False
 
-    def setup(self, wiring: Wiring, rules: int) -> None:
-        del rules
+    def setup(self, wiring: Wiring, site: Site) -> None:
+        del site
         wiring.offloads_off()
         for host in wiring.hosts:
             for device, out in ((host.port, host.uplink), (host.uplink, host.port)):
@@ -33,7 +34,7 @@ class Wire(Passive):
 
     name = "wire"
 
-    def setup(self, wiring: Wiring, rules: int) -> None:
-        del rules
+    def setup(self, wiring: Wiring, site: Site) -> None:
+        del site
         wiring.join_directly()
         wiring.check()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 from bench.process import SetupError
 
 if TYPE_CHECKING:
+    from bench.rules import Site
     from bench.wiring import Wiring
 
 Sink = Literal["xdp", "tc"]
@@ -36,8 +37,9 @@ class Contender(Protocol):
     idle_timeout: float
     super_packets: bool
 
-    def setup(self, wiring: Wiring, rules: int) -> None:
-        """Connect, with ``bench.rules.make_rules(rules)`` on the way out of a and on the way into b; stateful.
+    def setup(self, wiring: Wiring, site: Site) -> None:
+        """Connect, with ``bench.rules.make_rules(site.rules)`` on the way out of a and on the way into b; stateful;
+        the members of ``site`` are a group that both workloads are in.
 
         Return when traffic flows. Raise ``SetupError`` if this machine cannot; ``teardown`` is called in any case.
         """
@@ -53,6 +55,9 @@ class Contender(Protocol):
 
     def forget(self) -> None:
         """Drop all flow state, so that the next packet of every flow is a first one."""
+
+    def memory(self) -> dict[str, float]:
+        """MiB of both hosts by what holds it; nothing where that cannot be told."""
 
 
 class Passive:
@@ -70,6 +75,9 @@ class Passive:
 
     def forget(self) -> None:
         pass
+
+    def memory(self) -> dict[str, float]:
+        return {}
 
     def teardown(self) -> None:
         pass

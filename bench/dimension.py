@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from bench.cpu import Spinner, bpf_stats, program_costs, program_counters
 from bench.process import CommandError
+from bench.rules import Site
 from bench.traffic import Stand, blast, connection_rate, round_trip, tcp_bulk
 
 if TYPE_CHECKING:
@@ -28,16 +29,23 @@ BASE_FLOWS = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One place on the axes. ``only``: measure just these contenders here."""
+    """One place on the axes. ``only``: measure just these contenders here. ``members``, ``ports``: as in ``Site``."""
 
     rules: int
     parameters: dict[str, int | str] = field(default_factory=dict)
     kind: Kind = "veth"
     only: tuple[str, ...] | None = None
+    members: int = 0
+    ports: int = 0
+
+    @property
+    def site(self) -> Site:
+        return Site(rules=self.rules, members=self.members, ports=self.ports)
 
     def labels(self) -> dict[str, int | str]:
         ports: dict[str, int | str] = {"ports": self.kind} if self.kind != "veth" else {}
-        return {**self.parameters, "rules": self.rules, **ports}
+        more = {name: count for name, count in (("members", self.members), ("more", self.ports)) if count}
+        return {**self.parameters, "rules": self.rules, **more, **ports}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,12 +135,37 @@ def connections(stand: Stand, point: Point, seconds: float, spinner: Spinner | N
     return {"": connection_rate(stand, seconds)}
 
 
+def scale(stand: Stand, point: Point, seconds: float, spinner: Spinner | None) -> Values:
+    """Packets and connections a second while so much is there besides."""
+    del spinner
+    standing = int(point.parameters.get("standing", 0))
+    if standing:
+        blast(stand, standing, 0.1)
+    packets = blast(stand, BASE_FLOWS, seconds).rate
+    return {"packets": packets / 1e6, "connections": connection_rate(stand, seconds) / 1e3}
+
+
+def memory(stand: Stand, point: Point, seconds: float, spinner: Spinner | None) -> Values:
+    """What both hosts hold, MiB; and octets of the tables of connections for each direction they have room for."""
+    del point, seconds, spinner
+    return stand.contender.memory()
+
+
 def _flows(flows: int, rules: int = BASE_RULES, family: int = 4) -> Point:
     return Point(rules=rules, parameters={"flows": flows, **({"family": 6} if family == 6 else {})})
 
 
 PACKET_PATH = (*HEADRACE, *RIVALS, "bare")
 TCP_PATH = (*HEADRACE, *RIVALS, "wire")
+
+SITES = (
+    Point(rules=BASE_RULES),
+    Point(rules=MANY_RULES),
+    Point(rules=BASE_RULES, members=MANY_RULES),
+    Point(rules=BASE_RULES, ports=BASE_RULES, only=HEADRACE),
+    Point(rules=BASE_RULES, parameters={"standing": 1 << 20}),
+)
+"""A thousand rules and ten times as many, ten thousand members of a group, a thousand ports, a million connections."""
 
 DIMENSIONS: tuple[Dimension, ...] = (
     Dimension(
@@ -224,6 +257,26 @@ DIMENSIONS: tuple[Dimension, ...] = (
         contenders=TCP_PATH,
         points=tuple(Point(rules=rules) for rules in RULES),
         measure=connections,
+    ),
+    Dimension(
+        name="scale",
+        title="1,024 flows of 64-octet UDP, and TCP connections, with much else there",
+        units={"packets": "Mpps", "connections": "k/s"},
+        better="higher",
+        limit=None,
+        contenders=(*HEADRACE, "linux"),
+        points=SITES,
+        measure=scale,
+    ),
+    Dimension(
+        name="memory",
+        title="of both hosts; tables: the kernel's, all that is pinned; direction: octets of connections' tables",
+        units={"tables": "MiB", "agents": "MiB", "direction": "octets"},
+        better="lower",
+        limit=None,
+        contenders=HEADRACE[:1],
+        points=tuple(site for site in SITES if not site.parameters),
+        measure=memory,
     ),
 )
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from bench.dimension import Dimension, Point, Values
+    from bench.rules import Site
 
 LONGEST_S = 150.0
 """Of one measurement, warming up 1 M flows included."""
@@ -40,14 +41,14 @@ class Plan:
     seconds: float
     minutes: float
 
-    def groups(self) -> list[tuple[int, Kind, list[tuple[Dimension, Point]]]]:
-        """What can be measured with one setting up: cells of the same rules and kind of ports."""
-        groups: dict[tuple[Kind, int], list[tuple[Dimension, Point]]] = defaultdict(list)
+    def groups(self) -> list[tuple[Site, Kind, list[tuple[Dimension, Point]]]]:
+        """What can be measured with one setting up: cells of the same site and kind of ports."""
+        groups: dict[tuple[Kind, Site], list[tuple[Dimension, Point]]] = defaultdict(list)
         for dimension in self.dimensions:
             for point in dimension.points:
-                groups[point.kind, point.rules].append((dimension, point))
+                groups[point.kind, point.site].append((dimension, point))
         order = sorted(groups, key=lambda group: (group[0] != "veth", group[1]))
-        return [(rules, kind, groups[kind, rules]) for kind, rules in order]
+        return [(site, kind, groups[kind, site]) for kind, site in order]
 
     def names(self, dimension: Dimension, point: Point) -> list[str]:
         """Who is measured in a cell."""
@@ -62,7 +63,7 @@ class Plan:
         cells = [(self.names(dimension, point), point) for _, _, group in self.groups() for dimension, point in group]
         measuring = sum(len(names) * self.rounds * (self.seconds + 0.6) for names, _ in cells)
         warming = sum(150.0 for _, point in cells if point.parameters.get("flows") == 1 << 20)
-        standing = {(point.rules, point.kind, name) for names, point in cells for name in names}
+        standing = {(point.site, point.kind, name) for names, point in cells for name in names}
         return measuring + warming + 3.0 * len(standing)
 
 
@@ -88,20 +89,20 @@ class Bench:
 
     def run(self) -> Outcome:
         with JOURNAL.open(), _interruptible(), one_group():
-            for rules, kind, cells in self.plan.groups():
-                self._group(rules, kind, cells)
+            for site, kind, cells in self.plan.groups():
+                self._group(site, kind, cells)
         return self.outcome
 
-    def _group(self, rules: int, kind: Kind, cells: list[tuple[Dimension, Point]]) -> None:
+    def _group(self, site: Site, kind: Kind, cells: list[tuple[Dimension, Point]]) -> None:
         names = dict.fromkeys(name for cell in cells for name in self.plan.names(*cell))
-        self.say(f"{rules} rules, {kind} ports: setting up {', '.join(names)}")
+        self.say(f"{site}, {kind} ports: setting up {', '.join(names)}")
         missing: dict[str, str] = {}
         stands: dict[str, Stand] = {}
         stack = contextlib.ExitStack()
         try:
             for name in names:
                 try:
-                    stands[name] = stand_up(stack, Registry().make(name), kind, rules)
+                    stands[name] = stand_up(stack, Registry().make(name), kind, site)
                 except Exception as error:  # noqa: BLE001 - whatever breaks one contender, the others are measured
                     missing[name] = reason(error)
                     self.outcome.remark(f"{name} is left out: {missing[name]}")
@@ -175,12 +176,12 @@ def reason(error: Exception) -> str:
     return str(error) if isinstance(error, (SetupError, CommandError)) else f"{type(error).__name__}: {error}"
 
 
-def stand_up(stack: contextlib.ExitStack, contender: Contender, kind: Kind, rules: int) -> Stand:
+def stand_up(stack: contextlib.ExitStack, contender: Contender, kind: Kind, site: Site) -> Stand:
     """Wire, set up, start the server, pause; ``stack`` undoes all of it."""
     with contextlib.ExitStack() as own:
         wiring = own.enter_context(Wiring(kind=kind))
         own.callback(contender.teardown)
-        contender.setup(wiring, rules)
+        contender.setup(wiring, site)
         server = start_server(wiring)
         own.callback(server.stop)
         contender.pause()

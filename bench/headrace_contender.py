@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
+import msgspec
 
 from bench.contender import Passive, Sink
 from bench.journal import JOURNAL, Undo
 from bench.process import Daemon, SetupError, run
-from bench.rules import make_rules
+from bench.rules import MEMBERS, Site, make_members, make_rules
 from bench.wiring import VNI, WORKLOAD_MTU
 from headrace import abi
 from headrace.datapath.bpfmap import Map
@@ -23,8 +23,22 @@ if TYPE_CHECKING:
 
 PROTOCOLS = {"tcp": 6, "udp": 17}
 CONNECTIONS = 2_097_152
+WAIT_S = 30.0
+ELSEWHERE, ELSEWHERE_VTEP = "elsewhere", "192.168.77.9"
+"""Where a group's members are that no workload plays."""
+
+MORE_RULES = [
+    {"id": f"more-{direction}-{family}", "direction": direction, "ethertype": family}
+    for direction in ("egress", "ingress")
+    for family in ("IPv4", "IPv6")
+]
+"""A group of so few rules as OpenStack's default group has."""
+
 UNANSWERED_S = 29
 """A one-way UDP flow is expired after 30 s of silence (docs/pipeline.md, track)."""
+
+STATE_MAPS = ("hr_flows", "hr_conns", "hr_conn_free")
+"""What a connection takes: a record, an entry for each direction, and its index when it is free."""
 
 COMMAND = Path(sys.executable).with_name("headrace")
 
@@ -42,13 +56,15 @@ class HeadraceTc(Passive):
         self._bpf: dict[str, Path] = {}
         self._undos: list[Undo] = []
 
-    def setup(self, wiring: Wiring, rules: int) -> None:
+    def setup(self, wiring: Wiring, site: Site) -> None:
         place, gone = JOURNAL.directory("hrb-")
         self._undos.append(gone)
-        (place / "state.yaml").write_text(yaml.safe_dump(desired(wiring, rules, self.hook)))
+        # JSON is YAML, and is read a hundred times faster where there are ten thousand objects.
+        (place / "state.yaml").write_bytes(msgspec.json.encode(desired(wiring, site, self.hook)))
         for host in wiring.hosts:
+            plug_more(host, site.ports)
             self._start(host, place)
-        self._wait(wiring)
+        self._wait(wiring, WAIT_S + (site.rules + site.members + 10 * site.ports) / 200)
 
     def _start(self, host: Host, place: Path) -> None:
         bpf = place / f"bpf-{host.name}"
@@ -64,8 +80,8 @@ class HeadraceTc(Passive):
         config.write_text("\n".join(lines) + "\n")
         self._agents.append(Daemon(str(COMMAND), "agent", "--config", str(config), namespace=host.namespace))
 
-    def _wait(self, wiring: Wiring) -> None:
-        deadline = time.monotonic() + 30
+    def _wait(self, wiring: Wiring, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
         while True:
             for agent in self._agents:
                 if not agent.alive():
@@ -74,7 +90,7 @@ class HeadraceTc(Passive):
                 wiring.check()
                 return
             if time.monotonic() > deadline:
-                raise SetupError(f"{self.name}: no traffic after 30 s: {self._agents[0].last_words()}")
+                raise SetupError(f"{self.name}: no traffic after {seconds:.0f} s: {self._agents[0].last_words()}")
 
     def teardown(self) -> None:
         for agent in self._agents:
@@ -89,6 +105,15 @@ class HeadraceTc(Passive):
         for bpf in self._bpf.values():
             forget_connections(bpf / "headrace" / abi.ABI_HASH)
 
+    def memory(self) -> dict[str, float]:
+        maps = [kernel_octets(bpf / "headrace" / abi.ABI_HASH) for bpf in self._bpf.values()]
+        states = sum(table[name] for table in maps for name in STATE_MAPS)
+        return {
+            "tables": sum(sum(table.values()) for table in maps) / 2**20,
+            "agents": sum(agent.resident() for agent in self._agents) / 2**20,
+            "direction": states / (2 * CONNECTIONS * len(maps)),
+        }
+
 
 class HeadraceXdp(HeadraceTc):
     """Replay in XDP on port and uplink; workloads with complete checksums and no super-packets."""
@@ -98,29 +123,43 @@ class HeadraceXdp(HeadraceTc):
     super_packets = False
     hook = "xdp"
 
-    def setup(self, wiring: Wiring, rules: int) -> None:
+    def setup(self, wiring: Wiring, site: Site) -> None:
         wiring.offloads_off()
-        super().setup(wiring, rules)
+        super().setup(wiring, site)
 
 
-def desired(wiring: Wiring, rules: int, hook: str) -> dict[str, Any]:
-    """Desired state for the wiring: one network, one group with the bench's rules both ways."""
+def plug_more(host: Host, count: int) -> None:
+    """Devices for more ports: veth pairs, both ends on the host, nothing behind them."""
+    if count:
+        lines = [f"link add {more_device(i)} mtu {WORKLOAD_MTU} up type veth peer name w{i}" for i in range(count)]
+        run("ip", "-n", host.namespace, "-batch", "-", stdin="\n".join(lines) + "\n", timeout=300)
+
+
+def more_device(number: int) -> str:
+    return f"tapmore{number}"
+
+
+def desired(wiring: Wiring, site: Site, hook: str) -> dict[str, Any]:
+    """Desired state for the wiring: one network, one group with the bench's rules both ways; and the site's more."""
     listed = [
         {
             "id": f"{direction}-{number}",
             "direction": direction,
             "ethertype": f"IPv{rule.family}",
-            "remote_cidr": rule.remote,
+            **({"remote_group": "bench"} if rule.remote == MEMBERS else {"remote_cidr": rule.remote}),
             **({"protocol": PROTOCOLS[rule.protocol]} if rule.protocol else {}),
             **({"port_min": rule.port, "port_max": rule.port} if rule.port is not None else {}),
         }
         for direction in ("egress", "ingress")
-        for number, rule in enumerate(make_rules(rules))
+        for number, rule in enumerate(make_rules(site.rules, group=bool(site.members)))
     ]
     return {
         "networks": [{"id": "bench", "segment": {"id": VNI}, "mtu": WORKLOAD_MTU}],
-        "hosts": [{"id": host.name, "vteps": [host.underlay]} for host in wiring.hosts],
-        "security_groups": [{"id": "bench", "rules": listed}],
+        "hosts": [
+            *({"id": host.name, "vteps": [host.underlay]} for host in wiring.hosts),
+            {"id": ELSEWHERE, "vteps": [ELSEWHERE_VTEP]},
+        ],
+        "security_groups": [{"id": "bench", "rules": listed}, {"id": "more", "rules": MORE_RULES}],
         "ports": [
             {
                 "id": host.port_id,
@@ -133,8 +172,43 @@ def desired(wiring: Wiring, rules: int, hook: str) -> dict[str, Any]:
                 "hook": hook,
             }
             for host in wiring.hosts
+        ]
+        + [
+            {
+                "id": f"member-{number}",
+                "network": "bench",
+                "mac": f"fa:16:3e:78:{number >> 8:02x}:{number & 255:02x}",
+                "addresses": [address],
+                "security_groups": ["bench"],
+                "host": ELSEWHERE,
+            }
+            for number, address in enumerate(make_members(site.members))
+        ]
+        + [
+            {
+                "id": f"more-{host.name}-{number}",
+                "network": "bench",
+                "mac": f"fa:16:3e:{0x80 + place:02x}:{number >> 8:02x}:{number & 255:02x}",
+                "addresses": [f"10.{90 + place}.{number >> 8}.{number & 255}"],
+                "security_groups": ["more"],
+                "host": host.name,
+                "device": more_device(number),
+            }
+            for place, host in enumerate(wiring.hosts)
+            for number in range(site.ports)
         ],
     }
+
+
+def kernel_octets(pins: Path) -> dict[str, int]:
+    """What the kernel holds for each map pinned in a directory (bpf_map_show_fdinfo, kernel/bpf/syscall.c)."""
+    held = {}
+    for spec in abi.MAPS:
+        if (pins / spec).exists():
+            with Map.from_pin(pins / spec) as table:
+                told = Path(f"/proc/self/fdinfo/{table.fd}").read_text()
+            held[spec] = sum(int(line.split()[1]) for line in told.splitlines() if line.startswith("memlock:"))
+    return held
 
 
 def forget_connections(pins: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bench.contender import Passive, Sink
 from bench.journal import JOURNAL, Undo
 from bench.process import CommandError, SetupError, run
-from bench.rules import Rule, make_rules
+from bench.rules import MEMBERS, OVERLAY_V4, OVERLAY_V6, Rule, Site, make_members, make_rules
 from bench.wiring import VNI, WORKLOAD_MTU, Host, Wiring, ip
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ class LinuxOpen(Passive):
     name = "linux-open"
     sink: Sink = "xdp"
 
-    def setup(self, wiring: Wiring, rules: int) -> None:
-        del rules
+    def setup(self, wiring: Wiring, site: Site) -> None:
+        del site
         for host in wiring.hosts:
             bridge(wiring, host)
         wiring.check()
@@ -43,7 +43,7 @@ class Linux(LinuxOpen):
         self._hosts: tuple[Host, ...] = ()
         self._limits = ConntrackLimits()
 
-    def setup(self, wiring: Wiring, rules: int) -> None:
+    def setup(self, wiring: Wiring, site: Site) -> None:
         self._limits.raise_()
         self._hosts = wiring.hosts
         for host in wiring.hosts:
@@ -55,7 +55,7 @@ class Linux(LinuxOpen):
                 "net.netfilter.nf_conntrack_udp_timeout": IDLE_TIMEOUT_S,
                 "net.netfilter.nf_conntrack_udp_timeout_stream": IDLE_TIMEOUT_S,
             }
-            run("nft", "-f", "-", stdin=ruleset(host, make_rules(rules)), namespace=host.namespace)
+            run("nft", "-f", "-", stdin=ruleset(host, site), namespace=host.namespace)
             try:
                 run("sysctl", "-q", *(f"{k}={v}" for k, v in settings.items()), namespace=host.namespace)
             except CommandError as error:
@@ -110,10 +110,15 @@ def bridge(wiring: Wiring, host: Host) -> None:
     run(*fdb, "replace", other.workload.mac, "dev", f"vx{VNI}", "dst", other.underlay, "self")
 
 
-def ruleset(host: Host, rules: list[Rule]) -> str:
+def ruleset(host: Host, site: Site) -> str:
     """The table of one host: established first, then the chain of the port's direction."""
     work = host.workload
+    rules = make_rules(site.rules, group=bool(site.members))
     lines = ["table inet bench {"]
+    if site.members:
+        four, six = ", ".join([OVERLAY_V4, *make_members(site.members)]), OVERLAY_V6
+        lines += [f"  set {MEMBERS}4 {{ type ipv4_addr; flags interval; elements = {{ {four} }} }}"]
+        lines += [f"  set {MEMBERS}6 {{ type ipv6_addr; flags interval; elements = {{ {six} }} }}"]
     for chain, side in (("from_port", "daddr"), ("to_port", "saddr")):
         lines += [f"  chain {chain} {{", *(f"    {sentence(rule, side)}" for rule in rules), "    drop", "  }"]
     lines += [
@@ -139,7 +144,8 @@ def ruleset(host: Host, rules: list[Rule]) -> str:
 
 def sentence(rule: Rule, side: str) -> str:
     """The rule in nftables' words."""
-    match = [f"{'ip' if rule.family == 4 else 'ip6'} {side} {rule.remote}"]
+    remote = f"@{MEMBERS}{rule.family}" if rule.remote == MEMBERS else rule.remote
+    match = [f"{'ip' if rule.family == 4 else 'ip6'} {side} {remote}"]
     if rule.protocol is not None:
         match.append(f"{rule.protocol} dport {rule.port}" if rule.port else f"meta l4proto {rule.protocol}")
     return " ".join([*match, "accept"])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from bench.journal import JOURNAL
 from bench.process import CommandError, Daemon, SetupError, run
-from bench.rules import Rule, make_rules
+from bench.rules import Rule, Site, make_rules
 from bench.wiring import VNI, Host, Wiring, ip
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Ovs:
     def __init__(self) -> None:
         self.switches: list[Vswitch] = []
 
-    def setup(self, wiring: Wiring, rules: int) -> None:
+    def setup(self, wiring: Wiring, site: Site) -> None:
         self.require(self.daemon, "openvswitch-switch")
         wiring.offloads_off()
         wiring.never_merge()
@@ -117,7 +117,7 @@ class Ovs:
             switch = Vswitch(host, self.daemon)
             self.switches.append(switch)
             self.start(switch)
-            self.connect(switch, wiring.other(host), make_rules(rules))
+            self.connect(switch, wiring.other(host), make_rules(site.rules))
         wiring.check()
 
     @staticmethod

@@ -13,6 +13,7 @@ from bench.ovs import Ovs, Vswitch
 from bench.process import CommandError, SetupError, run
 
 if TYPE_CHECKING:
+    from bench.rules import Site
     from bench.wiring import Wiring
 
 PAGES = Path("/proc/sys/vm/nr_hugepages")
@@ -63,13 +64,13 @@ class OvsDpdk(Ovs):
         super().__init__()
         self._hugepages = Hugepages()
 
-    def setup(self, wiring: Wiring, rules: int) -> None:
+    def setup(self, wiring: Wiring, site: Site) -> None:
         self.require(self.daemon, "openvswitch-switch-dpdk")
         for driver in DRIVERS:
             if not any(Path("/usr/lib").glob(f"*/dpdk/pmds-*/{driver}*")):
                 raise SetupError(f"ovs-dpdk: {driver} is missing: install librte-net-af-xdp23 librte-mempool-ring23")
         self._hugepages.take(2 * SOCKET_MIB // PAGE_MIB + SLACK_PAGES)
-        super().setup(wiring, rules)
+        super().setup(wiring, site)
 
     def start(self, switch: Vswitch) -> None:
         extra = " ".join((

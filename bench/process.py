@@ -84,6 +84,11 @@ class Daemon:
     def pid(self) -> int:
         return self._process.pid
 
+    def resident(self) -> int:
+        """Octets of memory that it has for itself or shares (proc_pid_status(5), VmRSS)."""
+        told = Path(f"/proc/{self.pid}/status").read_text()
+        return next((int(line.split()[1]) * 1024 for line in told.splitlines() if line.startswith("VmRSS:")), 0)
+
     def alive(self) -> bool:
         return self._process.poll() is None
 

@@ -7,6 +7,25 @@ from typing import Literal
 
 OVERLAY_V4 = "10.77.0.0/24"
 OVERLAY_V6 = "fd77::/64"
+MEMBERS = "members"
+"""As a rule's remote: the members of the group that both workloads carry."""
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Site:
+    """What a contender is set up with.
+
+    ``rules``: on either workload's port. ``members``: if not 0, the rule that allows the load names a remote group of
+    so many addresses, not a CIDR. ``ports``: so many more on each host, idle, with a few rules each.
+    """
+
+    rules: int
+    members: int = 0
+    ports: int = 0
+
+    def __str__(self) -> str:
+        more = (f"{count} {what}" for count, what in ((self.members, "members"), (self.ports, "more ports")) if count)
+        return ", ".join([f"{self.rules} rules", *more])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +38,10 @@ class Rule:
     port: int | None = None
 
 
-def make_rules(count: int) -> list[Rule]:
+def make_rules(count: int, *, group: bool = False) -> list[Rule]:
     """``count`` IPv4 rules of which the last allows the overlay, and one rule that allows the overlay's IPv6.
+
+    With ``group`` the two that allow do so by remote group.
 
     The others allow one TCP or UDP port each of an address in 198.18.0.0/15 (RFC 2544: benchmarks), as a group of
     unlike services has it; none matches the load.
@@ -34,4 +55,10 @@ def make_rules(count: int) -> list[Rule]:
         )
         for i in range(count - 1)
     ]
-    return [*decoys, Rule(family=4, remote=OVERLAY_V4), Rule(family=6, remote=OVERLAY_V6)]
+    remotes = (MEMBERS, MEMBERS) if group else (OVERLAY_V4, OVERLAY_V6)
+    return [*decoys, Rule(family=4, remote=remotes[0]), Rule(family=6, remote=remotes[1])]
+
+
+def make_members(count: int) -> list[str]:
+    """IPv4 addresses of a group's members besides the workloads."""
+    return [f"10.{78 + (i >> 16)}.{i >> 8 & 255}.{i & 255}" for i in range(count)]

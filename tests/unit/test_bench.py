@@ -19,7 +19,7 @@ from bench.linux import ruleset
 from bench.ovs import flows, match
 from bench.process import SetupError
 from bench.report import _number
-from bench.rules import OVERLAY_V4, Rule, make_rules
+from bench.rules import OVERLAY_V4, Rule, Site, make_members, make_rules
 from bench.statistic import ratio, summarise
 from bench.traffic import checksum, make_packet
 from bench.wiring import Wiring
@@ -88,7 +88,7 @@ def test_rules_end_with_the_one_that_allows() -> None:
 
 
 def test_nftables_judges_established_first_and_rules_in_order() -> None:
-    text = ruleset(Wiring().a, make_rules(3))
+    text = ruleset(Wiring().a, Site(rules=3))
     forward = text[text.index("chain forward") :]
     assert forward.index("established") < forward.index("from_port")
     chain = text[text.index("chain from_port") : text.index("chain to_port")].splitlines()[1:]
@@ -153,11 +153,19 @@ def test_spinner_loss_is_use() -> None:
 def test_every_cell_is_measured_once_and_setups_are_shared() -> None:
     plan = Plan(dimensions=DIMENSIONS, contenders=None, rounds=7, seconds=1.0, minutes=40)
     groups = plan.groups()
-    assert len({(rules, kind) for rules, kind, _ in groups}) == len(groups)
+    assert len({(site, kind) for site, kind, _ in groups}) == len(groups)
     cells = [(dimension.name, str(point.labels())) for _, _, group in groups for dimension, point in group]
     assert sorted(cells) == sorted((each.name, str(point.labels())) for each in DIMENSIONS for point in each.points)
-    assert all(point.rules == rules and point.kind == kind for rules, kind, group in groups for _, point in group)
+    assert all(point.site == site and point.kind == kind for site, kind, group in groups for _, point in group)
     assert plan.estimate() < 40 * 60
+
+
+def test_a_group_is_a_set_that_has_the_overlay_and_so_many_more() -> None:
+    text = ruleset(Wiring().a, Site(rules=2, members=3))
+    assert "elements = { 10.77.0.0/24, 10.78.0.0, 10.78.0.1, 10.78.0.2 }" in text
+    assert "ip daddr @members4 accept" in text
+    assert "ip6 saddr @members6 accept" in text
+    assert len(set(make_members(10_000))) == 10_000
 
 
 def test_quick_is_the_headlines_for_four() -> None:

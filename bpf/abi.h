@@ -56,7 +56,7 @@ enum hr_reason {
 	HR_REASON_NO_NEIGHBOUR, /* the underlay's next hop does not answer */
 	HR_REASON_TABLE_FULL, /* no room for another connection */
 	HR_REASON_QUOTA, /* the port has as many connections as it may have */
-	HR_REASON_BUSY, /* the entry was being retired; the sender will try again */
+	HR_REASON_BUSY, /* what it needs is being retired, or full for a moment; the sender will try again */
 	HR_REASON_INTERNAL, /* a table or helper failed; a bug */
 	HR_REASON_FROM_HOST, /* the host's own stack tried to reach a port */
 	HR_REASON_ANSWERED, /* not dropped: the datapath answered it itself (ARP, ND) */
@@ -194,6 +194,9 @@ enum hr_port_flag {
 	HR_PORT_ROUTER = 8, /* a router's own port: may send RA and other addresses */
 	HR_PORT_PEER = 16, /* a veth: deliver straight to its peer */
 	HR_PORT_XDP = 32, /* hook xdp: frames may be redirected from XDP */
+	HR_PORT_DHCP4 = 64, /* the agent is its DHCPv4 server */
+	HR_PORT_DHCP6 = 128, /* the agent is its DHCPv6 server */
+	HR_PORT_RA = 256, /* the agent sends it router advertisements */
 };
 
 struct hr_port {

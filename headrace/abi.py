@@ -14,7 +14,7 @@ import msgspec
 
 Octets = TypeVar("Octets", bytes, bytes | bytearray | memoryview)
 
-ABI_HASH = "64d4125e4798"
+ABI_HASH = "53c4c6907a03"
 """Identifies layouts, values and maps together: two sides that differ in it must not share a map."""
 
 
@@ -188,6 +188,9 @@ class PortFlag(Named):
     ROUTER = 8, "a router's own port: may send RA and other addresses"
     PEER = 16, "a veth: deliver straight to its peer"
     XDP = 32, "hook xdp: frames may be redirected from XDP"
+    DHCP4 = 64, "the agent is its DHCPv4 server"
+    DHCP6 = 128, "the agent is its DHCPv6 server"
+    RA = 256, "the agent sends it router advertisements"
 
 
 class Reason(Named):
@@ -231,7 +234,7 @@ class Reason(Named):
     NO_NEIGHBOUR = 35, "the underlay's next hop does not answer"
     TABLE_FULL = 36, "no room for another connection"
     QUOTA = 37, "the port has as many connections as it may have"
-    BUSY = 38, "the entry was being retired; the sender will try again"
+    BUSY = 38, "what it needs is being retired, or full for a moment; the sender will try again"
     INTERNAL = 39, "a table or helper failed; a bug"
     FROM_HOST = 40, "the host's own stack tried to reach a port"
     ANSWERED = 41, "not dropped: the datapath answered it itself (ARP, ND)"

@@ -22,6 +22,12 @@ Mac = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")]
 DEVICE_OWNER_ROUTER = "network:router"
 """Prefix of ``device_owner`` of a router's own ports (Neutron: network:router_interface, ...)."""
 
+DEVICE_OWNER_DHCP = "network:dhcp"
+"""``device_owner`` of a DHCP server's port: the network keeps that server."""
+
+Ipv6Mode = Literal["slaac", "dhcpv6-stateful", "dhcpv6-stateless"]
+"""How workloads get IPv6 addresses (Neutron's IPV6_MODES)."""
+
 
 class Object(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What every desired object has."""
@@ -45,25 +51,59 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Network(Object, frozen=True, kw_only=True):
-    """A virtual L2 network on one segment. ``mtu`` is the largest IP packet a workload may send, in octets."""
+    """A virtual L2 network on one segment. ``mtu`` is the largest IP packet a workload may send, in octets.
+
+    ``dns_domain``: what DHCP tells workloads to append to names.
+    """
 
     type: ClassVar[str] = "network"
     segment: Segment
     mtu: Annotated[int, msgspec.Meta(ge=68, le=65535)] = 1450
+    dns_domain: Annotated[str, msgspec.Meta(max_length=253)] = ""
+
+
+class HostRoute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A route that DHCP gives to workloads (RFC 3442). ``nexthop`` 0.0.0.0: on the link."""
+
+    destination: str
+    nexthop: str
+
+    def __post_init__(self) -> None:
+        cidr = check_cidr(self.destination, "host route: destination")
+        if check_address(self.nexthop, "host route: nexthop").version != cidr.version:
+            raise InvalidInput(f"host route: {self.destination} and {self.nexthop} are of two IP versions")
 
 
 class Subnet(Object, frozen=True, kw_only=True):
-    """An address range on a network."""
+    """An address range on a network, and what workloads are told of it by DHCP and router advertisements.
+
+    ``enable_dhcp`` off, as an earlier writer leaves it: nothing is told. ``ipv6_ra_mode``: router advertisements come
+    from here, and say this; ``ipv6_address_mode``: how workloads configure their addresses.
+    """
 
     type: ClassVar[str] = "subnet"
     network: Identity
     cidr: str
     gateway: str | None = None
+    enable_dhcp: bool = False
+    dns_nameservers: tuple[str, ...] = ()
+    host_routes: tuple[HostRoute, ...] = ()
+    ipv6_ra_mode: Ipv6Mode | None = None
+    ipv6_address_mode: Ipv6Mode | None = None
 
     def __post_init__(self) -> None:
-        check_cidr(self.cidr, f"subnet {self.id}: cidr")
+        version = check_cidr(self.cidr, f"subnet {self.id}: cidr").version
         if self.gateway is not None:
             check_address(self.gateway, f"subnet {self.id}: gateway")
+        for address in self.dns_nameservers:
+            check_address(address, f"subnet {self.id}: dns_nameservers")
+        if version == 4 and (self.ipv6_ra_mode or self.ipv6_address_mode):
+            raise InvalidInput(f"subnet {self.id}: {self.cidr} is IPv4; leave out ipv6_ra_mode and ipv6_address_mode")
+
+    @property
+    def prefix(self) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+        """The range."""
+        return ipaddress.ip_network(self.cidr, strict=False)
 
 
 class AddressPair(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -74,6 +114,14 @@ class AddressPair(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def __post_init__(self) -> None:
         check_cidr(self.address, "address pair")
+
+
+class DhcpOption(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One of a port's own DHCP options (Neutron: extra_dhcp_opts). ``name``: as dnsmasq has it, or the number."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    value: Annotated[str, msgspec.Meta(max_length=255)] = ""
+    ip_version: Literal[4, 6] = 4
 
 
 class Port(Object, frozen=True, kw_only=True):
@@ -95,6 +143,7 @@ class Port(Object, frozen=True, kw_only=True):
     device: Annotated[str, msgspec.Meta(min_length=1, max_length=15)] | None = None
     device_owner: str = ""
     hook: Literal["tc", "xdp"] = "tc"
+    dhcp_options: tuple[DhcpOption, ...] = ()
 
     def __post_init__(self) -> None:
         for address in self.addresses:

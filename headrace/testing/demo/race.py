@@ -86,6 +86,7 @@ def importable() -> bool:
 def stand_up(stack: contextlib.ExitStack, scene: Scene, name: str) -> Stand:
     """Two hosts of a contender, named after the demo so that they end with it."""
     from bench.contender import Registry
+    from bench.rules import Site
     from bench.traffic import Stand, start_server
     from bench.wiring import Wiring
 
@@ -93,7 +94,7 @@ def stand_up(stack: contextlib.ExitStack, scene: Scene, name: str) -> Stand:
         contender = Registry().make(name)
         wiring = own.enter_context(Wiring(prefix=f"{scene.cloud.topology.prefix}-{name[-3:]}"))
         own.callback(contender.teardown)
-        contender.setup(wiring, RULES)
+        contender.setup(wiring, Site(rules=RULES))
         server = start_server(wiring)
         own.callback(server.stop)
         stack.push(own.pop_all())

@@ -7,9 +7,8 @@
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -28,7 +27,6 @@ __all__ = [
     "Program",
     "ProgramInfo",
     "Refused",
-    "RingBuffer",
     "RunResult",
     "RunStatistics",
     "possible_cpus",
@@ -255,51 +253,6 @@ class Object:
                 label = ffi.string(lib.btf__name_by_offset(btf, kind.name_off)).decode()
                 places[label] = (image + variable.offset, int(variable.size))
         return places
-
-
-class RingBuffer:
-    """Reads a ring buffer map; ``fileno()`` is readable when there is something, for ``loop.add_reader``."""
-
-    def __init__(self, table: Map, receive: Callable[[bytes], None]) -> None:
-        self._receive = receive
-        self._error: BaseException | None = None
-        self._callback = ffi.callback("ring_buffer_sample_fn", self._sample, error=-errno.EIO)
-        with logged():
-            self._handle = pointer(
-                lib.ring_buffer__new(table.fd, self._callback, ffi.NULL, ffi.NULL), f"read ring buffer {table.name}"
-            )
-
-    def _sample(self, _: Any, data: Any, size: int) -> int:
-        try:
-            self._receive(bytes(ffi.buffer(data, size)))
-        except BaseException as error:  # noqa: BLE001 - it cannot cross C; poll raises it again
-            self._error = error
-            return -errno.EIO
-        return 0
-
-    def poll(self, timeout: float = 0) -> int:
-        """Hand every sample to ``receive``, waiting at most ``timeout`` seconds for the first; answers how many."""
-        result = lib.ring_buffer__poll(self._handle, int(timeout * 1000))
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-        return 0 if result == -errno.EINTR else check(result, "read ring buffer")
-
-    def fileno(self) -> int:
-        """The descriptor to wait on."""
-        return int(lib.ring_buffer__epoll_fd(self._handle))
-
-    def close(self) -> None:
-        """Stop reading."""
-        if self._handle != ffi.NULL:
-            lib.ring_buffer__free(self._handle)
-            self._handle = ffi.NULL
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class RunStatistics:

@@ -1,4 +1,4 @@
-"""The binding of libbpf against this kernel: loading, maps of each kind, test runs, ring buffers, errors."""
+"""The binding of libbpf against this kernel: loading, maps of each kind, test runs, errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from headrace.datapath.libbpf import (
     Object,
     Program,
     Refused,
-    RingBuffer,
     RunStatistics,
     possible_cpus,
 )
@@ -261,23 +260,6 @@ def test_queue(loaded: Object) -> None:
     with pytest.raises(Refused, match="E2BIG"):
         queue.push(word(3))
     assert [queue.pop(), queue.pop(), queue.pop()] == [word(1), word(2), None]
-
-
-def test_ring_buffer_hands_over_samples_and_errors(loaded: Object) -> None:
-    got: list[bytes] = []
-    with RingBuffer(loaded.maps["ring"], got.append) as ring:
-        assert ring.poll() == 0
-        loaded.programs["classify"].test_run(FRAME, repeat=2)
-        assert (ring.poll(timeout=1), got) == (2, [word(4), word(4)])
-        assert ring.fileno() > 0
-
-    def fail(sample: bytes) -> None:
-        raise LookupError(sample.hex())
-
-    with RingBuffer(loaded.maps["ring"], fail) as ring:
-        loaded.programs["classify"].test_run(FRAME)
-        with pytest.raises(LookupError, match=word(4).hex()):
-            ring.poll(timeout=1)
 
 
 def test_runs_of_each_kind_of_program(loaded: Object) -> None:

@@ -41,6 +41,7 @@ ONLY_PACKET_TEST = {
     "fuzz": "broken frames at every stage",
     "load": "the verifier's word on every program",
     "libbpf": "the binding that the other packet tests stand on",
+    "ringbuf": "what programs hand to user space",
     "replay": "what comes before all stages",
 }
 """Names that stand alone, with the reason."""

@@ -1,0 +1,91 @@
+"""Reads a BPF ring buffer map: what programs hand to user space, record by record, in the order they did.
+
+One reader a ring buffer: the kernel keeps one position for all (``kernel/bpf/ringbuf.c``, ``consumer_pos``), so two
+would steal from each other. A record that nobody fetched waits; one that finds no room is lost, and its program is told.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from headrace.datapath.binding import check, ffi, lib, logged, pointer
+from headrace.datapath.bpfmap import Map
+
+
+class RingBuffer:
+    """Hands each record of a ring buffer to ``receive``, as bytes.
+
+    ``fileno()`` is readable while there is something, for ``loop.add_reader(ring.fileno(), ring.consume)``. Reading
+    needs the right to open the map (root, or CAP_BPF), no memory lock and no CAP_SYS_RESOURCE.
+    """
+
+    def __init__(self, table: Map, receive: Callable[[bytes], None]) -> None:
+        """Read ``table``, which stays the caller's. Raises Refused if it is no ring buffer."""
+        self._receive = receive
+        self._error: BaseException | None = None
+        self._table: Map | None = None
+        self._handle: Any = ffi.NULL
+        self._callback = ffi.callback("ring_buffer_sample_fn", self._record, error=-errno.EIO)
+        with logged():
+            self._handle = pointer(
+                lib.ring_buffer__new(table.fd, self._callback, ffi.NULL, ffi.NULL), f"read ring buffer {table.name}"
+            )
+
+    @classmethod
+    def from_pin(cls, path: Path, receive: Callable[[bytes], None]) -> Self:
+        """The ring buffer pinned at ``path``, say ``datapath.pins / "hr_punts"``. Raises Refused if there is none."""
+        table = Map.from_pin(path)
+        try:
+            ring = cls(table, receive)
+        except BaseException:
+            table.close()
+            raise
+        ring._table = table
+        return ring
+
+    def _record(self, _: Any, data: Any, size: int) -> int:
+        try:
+            self._receive(bytes(ffi.buffer(data, size)))
+        except BaseException as error:  # noqa: BLE001 - it cannot cross C; the reading call raises it again
+            self._error = error
+            return -errno.EIO
+        return 0
+
+    def consume(self) -> int:
+        """Hand over every record there is, without waiting; answers how many. Raises what ``receive`` raised.
+
+        The record that ``receive`` failed on is not handed over again.
+        """
+        return self._read(lib.ring_buffer__consume(self._handle))
+
+    def poll(self, timeout: float = 0) -> int:
+        """As ``consume``, but wait at most ``timeout`` seconds for the first record."""
+        return self._read(lib.ring_buffer__poll(self._handle, int(timeout * 1000)))
+
+    def _read(self, result: int) -> int:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return 0 if result == -errno.EINTR else check(result, "read ring buffer")
+
+    def fileno(self) -> int:
+        """The descriptor to wait on."""
+        return int(lib.ring_buffer__epoll_fd(self._handle))
+
+    def close(self) -> None:
+        """Stop reading; what is not fetched stays for the next reader."""
+        if self._handle != ffi.NULL:
+            lib.ring_buffer__free(self._handle)
+            self._handle = ffi.NULL
+        if self._table is not None:
+            self._table.close()
+            self._table = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

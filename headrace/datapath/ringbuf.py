@@ -1,7 +1,7 @@
 """Reads a BPF ring buffer map: what programs hand to user space, record by record, in the order they did.
 
 One reader a ring buffer: the kernel keeps one position for all (``kernel/bpf/ringbuf.c``, ``consumer_pos``), so two
-would steal from each other. A record that nobody fetched waits; one that finds no room is lost, and its program is told.
+would steal from each other. A record that nobody fetched waits; one that finds no room is lost, and its program knows.
 """
 
 from __future__ import annotations

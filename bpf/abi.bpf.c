@@ -17,6 +17,7 @@ HR_KEEP(enum, hr_adjacency_flag);
 HR_KEEP(enum, hr_direction);
 HR_KEEP(enum, hr_cursor);
 HR_KEEP(struct, hr_conclusion);
+HR_KEEP(struct, hr_punt);
 HR_KEEP(struct, hr_bump);
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -395,6 +395,15 @@ struct hr_conclusion {
 	struct hr_conn_rule rule;
 };
 
+/* A frame handed to the agent, which answers it: hr_punts. */
+#define HR_PUNT_OCTETS 1500
+struct hr_punt {
+	__u32 port; /* local port index it came from */
+	__u32 ifindex; /* the port's device */
+	__u32 length; /* of what follows, octets */
+	__u8 octets[HR_PUNT_OCTETS]; /* the frame from its Ethernet header on, cut where it is longer */
+};
+
 /* Argument of the program hr_bump: raise epochs. */
 struct hr_bump {
 	__u32 count;

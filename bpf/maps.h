@@ -62,6 +62,13 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } hr_conn_free SEC(".maps");
 
+/* struct hr_punt: what the agent answers. It holds some 170 of them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 262144);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} hr_punts SEC(".maps");
+
 /* Where never used indices of hr_conns begin, the sweeper's place, and the last connection id of each CPU. */
 enum hr_cursor {
 	HR_CURSOR_FRESH,

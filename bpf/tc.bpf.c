@@ -285,11 +285,14 @@ HR_STAGE(hr_stage_respond)
 {
 	struct hr_walk *walk = hr_walk_get();
 	struct hr_port *port = walk ? bpf_map_lookup_elem(&hr_ports, &walk->from_port) : NULL;
+	int reason;
 
 	if (!port)
 		return hr_drop_at(0, HR_REASON_INTERNAL);
-	if (!hr_respond(skb, walk))
-		return hr_next(skb, walk, HR_STAGE_TRACK);
+	if (!hr_respond(skb, walk)) {
+		reason = hr_punt(skb, walk, port);
+		return reason ? hr_drop(walk, reason) : hr_next(skb, walk, HR_STAGE_TRACK);
+	}
 	hr_count_reason(walk->from_port, HR_REASON_ANSWERED);
 	hr_conclude(HR_REASON_ANSWERED, TC_ACT_REDIRECT, port->ifindex, &walk->packet.key, &walk->rule);
 	skb->mark = HR_MARK;

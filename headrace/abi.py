@@ -14,7 +14,7 @@ import msgspec
 
 Octets = TypeVar("Octets", bytes, bytes | bytearray | memoryview)
 
-ABI_HASH = "53c4c6907a03"
+ABI_HASH = "36e801af3616"
 """Identifies layouts, values and maps together: two sides that differ in it must not share a map."""
 
 
@@ -116,6 +116,7 @@ LEARNT_PORT = 256
 LEARNT_TUNNEL = 32768
 PATHS = 8
 PORTS = 4096
+PUNT_OCTETS = 1500
 REASONS = 64
 REMOTE_PREFIX = 96
 RULE_ESTABLISHED = 1
@@ -1539,6 +1540,48 @@ class PortCounters(Packed, frozen=True, kw_only=True):
         )
 
 
+_PUNT = struct.Struct("<III1500s")
+
+
+class Punt(Packed, frozen=True, kw_only=True):
+    """struct hr_punt."""
+
+    SIZE: ClassVar[int] = 1512
+    DTYPE: ClassVar[dict[str, Any]] = {
+        "names": ["port", "ifindex", "length", "octets"],
+        "formats": ["<u4", "<u4", "<u4", "V1500"],
+        "offsets": [0, 4, 8, 12],
+        "itemsize": 1512,
+    }
+
+    port: int = 0
+    """local port index it came from"""
+    ifindex: int = 0
+    """the port's device"""
+    length: int = 0
+    """of what follows, octets"""
+    octets: bytes = bytes(1500)
+    """the frame from its Ethernet header on, cut where it is longer"""
+
+    def pack(self) -> bytes:
+        return _PUNT.pack(
+            self.port,
+            self.ifindex,
+            self.length,
+            _exact(self.octets, 1500, "Punt.octets"),
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        v = _PUNT.unpack(data)
+        return cls(
+            port=v[0],
+            ifindex=v[1],
+            length=v[2],
+            octets=v[3],
+        )
+
+
 _SOURCE_KEY = struct.Struct("<II6s2x16s")
 
 
@@ -1826,6 +1869,7 @@ MAPS: dict[str, MapSpec] = {
     "hr_ports": MapSpec(
         name="hr_ports", type=2, max_entries=4096, flags=0, pinning=1, key_size=4, value_size=32, key=U32, value=Port
     ),
+    "hr_punts": MapSpec(name="hr_punts", type=27, max_entries=262144, flags=0, pinning=1, key_size=0, value_size=0),
     "hr_reasons": MapSpec(
         name="hr_reasons", type=6, max_entries=262144, flags=0, pinning=1, key_size=4, value_size=8, key=U32, value=U64
     ),

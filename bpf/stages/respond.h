@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* respond: answer ARP and ND for the fixed addresses of a segment. docs/pipeline.md, "respond". */
+/* respond: answer ARP and ND for the fixed addresses of a segment, and hand to the agent what configures a port.
+ * docs/pipeline.md, "respond".
+ */
 #ifndef HR_STAGES_RESPOND_H
 #define HR_STAGES_RESPOND_H
 
@@ -106,6 +108,52 @@ static __always_inline bool hr_respond(struct __sk_buff *skb, struct hr_walk *wa
 	    walk->packet.icmp_type == HR_ND_SOLICIT)
 		return hr_respond_nd(skb, walk);
 	return false;
+}
+
+#define HR_RS 133 /* router solicitation, RFC 4861 section 4.1 */
+
+/* Is it for the agent: DHCP, or a router solicitation. Flags of the port say what it answers. */
+static __always_inline bool hr_puntable(const struct hr_packet *packet, const struct hr_port *port)
+{
+	const __u32 *to = (const __u32 *)packet->key.daddr;
+
+	if (packet->fragment || !hr_mac_equal(packet->eth_src, port->mac))
+		return false;
+	if (packet->kind == HR_KIND_IPV4)
+		return port->flags & HR_PORT_DHCP4 && packet->key.proto == IPPROTO_UDP &&
+		       packet->key.sport == bpf_htons(68) && packet->key.dport == bpf_htons(67);
+	if (packet->kind != HR_KIND_IPV6)
+		return false;
+	if (packet->key.proto == IPPROTO_ICMPV6)
+		return port->flags & HR_PORT_RA && packet->icmp_type == HR_RS;
+	return port->flags & HR_PORT_DHCP6 && packet->key.proto == IPPROTO_UDP && packet->key.sport == bpf_htons(546) &&
+	       packet->key.dport == bpf_htons(547) && to[0] == bpf_htonl(0xff020000) && !to[1] && !to[2] &&
+	       to[3] == bpf_htonl(0x00010002);
+}
+
+/* Hand the frame to the agent. Returns why it ends here, or 0: it goes on. */
+static __always_inline int hr_punt(struct __sk_buff *skb, struct hr_walk *walk, const struct hr_port *port)
+{
+	__u32 length = skb->len;
+	struct hr_punt *punt;
+
+	if (!hr_puntable(&walk->packet, port))
+		return 0;
+	punt = bpf_ringbuf_reserve(&hr_punts, sizeof(*punt), 0);
+	if (!punt)
+		return HR_REASON_BUSY;
+	if (length > sizeof(punt->octets))
+		length = sizeof(punt->octets);
+	asm volatile("" : "+r"(length));
+	if (!length || length > sizeof(punt->octets) || bpf_skb_load_bytes(skb, 0, punt->octets, length)) {
+		bpf_ringbuf_discard(punt, 0);
+		return HR_REASON_INTERNAL;
+	}
+	punt->port = walk->from_port;
+	punt->ifindex = skb->ifindex;
+	punt->length = length;
+	bpf_ringbuf_submit(punt, 0);
+	return HR_REASON_PUNTED;
 }
 
 #endif

@@ -27,7 +27,7 @@ from headrace.datapath.notation import describe
 from headrace.datapath.oracle_acl import REMOTE, Verdict, judge
 from headrace.datapath.oracle_admit import Entry, admit, take_outer
 from headrace.datapath.oracle_forward import Receiver, flood, forward, learn, locate, outer_tos
-from headrace.datapath.oracle_respond import respond
+from headrace.datapath.oracle_respond import punt, respond
 from headrace.datapath.oracle_spoof import anti_spoof
 from headrace.datapath.oracle_track import Bond, bind, key_of, settle
 from headrace.datapath.oracle_view import View
@@ -86,6 +86,10 @@ class Walk:
             assert entry.port is not None
             self.note(f"answered: {answer[1]}")
             return self.conclude(Reason.ANSWERED, outputs=[Output(frame=answer[0], port=entry.port.id)])
+        asked = punt(self.view, entry)
+        if asked is not None:
+            self.note(f"punted: the agent is asked for {asked}")
+            return self.conclude(Reason.PUNTED)
         receiver = None if packet.is_multicast else locate(self.view, self.connections, entry, packet.destination)
         self.stage = "track"
         self.track(entry, receiver)

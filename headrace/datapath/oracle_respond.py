@@ -9,12 +9,15 @@ from headrace.datapath.frame import neighbour_advertisement, octets
 from headrace.datapath.oracle_admit import Entry
 from headrace.datapath.oracle_spoof import NEIGHBOUR_SOLICITATION, icmpv6_type, neighbour
 from headrace.datapath.oracle_view import View
-from headrace.datapath.packet import ETHERNET
-from headrace.model import Port
+from headrace.datapath.packet import ETHERNET, UDP
+from headrace.model import Port, Subnet
 
 ARP_REQUEST = 1
 ND_BARE = 24
 ND_WITH_OPTION = 32
+ROUTER_SOLICITATION = 133
+DHCP6_SERVERS = ipaddress.ip_address("ff02::1:2")
+DHCP_SERVER = "network:dhcp"
 
 
 def respond(view: View, entry: Entry) -> tuple[bytes, str] | None:
@@ -76,6 +79,60 @@ def answer_solicitation(view: View, entry: Entry) -> tuple[bytes, str] | None:
         + packet.frame[ip.end :]
     )
     return answer, f"{message.target} is at {owner.mac}, {owner.label()}"
+
+
+def punt(view: View, entry: Entry) -> str | None:
+    """What the agent is asked for, if it is the agent that answers."""
+    port, ip = entry.port, entry.packet.ip
+    if port is None or ip is None or ip.fragment is not None or entry.packet.source != port.mac:
+        return None
+    ports = (ip.transport.sport, ip.transport.dport) if ip.protocol == UDP and ip.transport else None
+    if ip.version == 4 and ports == (68, 67) and any(by_dhcp4(view, port, one) for one in subnets_of(view, port)):
+        return "DHCPv4"
+    if ip.version == 6 and ports == (546, 547) and ip.destination == DHCP6_SERVERS:
+        return "DHCPv6" if any(by_dhcp6(view, port, one) for one in subnets_of(view, port)) else None
+    if icmpv6_type(ip) == ROUTER_SOLICITATION and any(by_advert(view, port, one) for one in subnets_of(view, port)):
+        return "a router advertisement"
+    return None
+
+
+def subnets_of(view: View, port: Port) -> list[Subnet]:
+    """The subnets with DHCP that a port has fixed addresses in; none for routers and DHCP servers."""
+    if port.is_router or port.device_owner == DHCP_SERVER:
+        return []
+    addresses = [ipaddress.ip_address(address) for address in port.addresses]
+    return [
+        subnet
+        for subnet in view.state.subnets.values()
+        if subnet.network == port.network
+        and subnet.enable_dhcp
+        and any(address in ipaddress.ip_network(subnet.cidr, strict=False) for address in addresses)
+    ]
+
+
+def by_dhcp4(view: View, port: Port, subnet: Subnet) -> bool:
+    return ":" not in subnet.cidr and dhcp_is_ours(view, port, 4)
+
+
+def by_dhcp6(view: View, port: Port, subnet: Subnet) -> bool:
+    modes = (subnet.ipv6_address_mode, subnet.ipv6_ra_mode)
+    said = modes == (None, None) or modes[0] in {"dhcpv6-stateful", "dhcpv6-stateless"}
+    return ":" in subnet.cidr and said and dhcp_is_ours(view, port, 6)
+
+
+def by_advert(view: View, port: Port, subnet: Subnet) -> bool:
+    near = [other for other in view.state.ports.values() if other.network == port.network]
+    router = any(other.is_router and other.host is not None for other in near)
+    return subnet.ipv6_ra_mode is not None and not router
+
+
+def dhcp_is_ours(view: View, port: Port, version: int) -> bool:
+    """Neither another server's network, nor turned off for the port."""
+    near = [other for other in view.state.ports.values() if other.network == port.network]
+    off = [option for option in port.dhcp_options if option.name == "dhcp_disabled" and option.value.lower() == "true"]
+    return not any(other.device_owner == DHCP_SERVER for other in near) and version not in {
+        option.ip_version for option in off
+    }
 
 
 def owner_of(view: View, entry: Entry, address: IpAddress) -> Port | None:

@@ -42,6 +42,13 @@ def compile_port(view: View, port: Port) -> abi.Port:
         flags |= abi.PortFlag.PEER
     if device and device.xdp:
         flags |= abi.PortFlag.XDP
+    offer = view.surroundings.offer(port)
+    if offer.dhcp4:
+        flags |= abi.PortFlag.DHCP4
+    if offer.dhcp6:
+        flags |= abi.PortFlag.DHCP6
+    if offer.advert:
+        flags |= abi.PortFlag.RA
     network = view.networks[port.network]
     return abi.Port(
         policy=policy_of(view, port),

@@ -12,6 +12,7 @@ import msgspec
 
 from headrace import abi
 from headrace.model import Network, Port, State
+from headrace.model.offer import Surroundings
 
 Table = dict[abi.Packed, abi.Packed]
 Tables = dict[str, Table]
@@ -111,6 +112,11 @@ class View:
     def ports(self) -> list[Port]:
         """All ports of those networks, wherever they are, by id."""
         return sorted((port for port in self.state.ports.values() if port.network in self.networks), key=lambda p: p.id)
+
+    @cached_property
+    def surroundings(self) -> Surroundings:
+        """What decides about the addresses that ports are configured with from here."""
+        return Surroundings.of(self.state.subnets.values(), self.ports)
 
     @cached_property
     def remote_ports(self) -> list[tuple[Port, Address]]:

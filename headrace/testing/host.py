@@ -22,6 +22,7 @@ from headrace.abi import Reason, State
 from headrace.datapath.bpf import Datapath, Sizes
 from headrace.datapath.decision import RULE_NONE, Arrival, Output, Refusal
 from headrace.datapath.libbpf import Object, Program
+from headrace.datapath.ringbuf import RingBuffer
 from headrace.model import State as Desired
 from headrace.stages import Device, Tables, View, compile_tables
 from headrace.stages.view import rule_id
@@ -93,6 +94,9 @@ class PacketHost:
             for which, name in enumerate(("hr_from_port", "hr_from_uplink")):
                 fd = self.datapath.programs[name].fd
                 self._prelude.maps["entries"].update(which.to_bytes(4, "little"), fd.to_bytes(4, "little"))
+            self.punts: list[abi.Punt] = []
+            receive = lambda octets: self.punts.append(abi.Punt.unpack(octets))  # noqa: E731
+            self._punts = guard.enter_context(RingBuffer(self.datapath.maps["hr_punts"], receive))
             self._exit = guard.pop_all()
         return self
 
@@ -140,8 +144,9 @@ class PacketHost:
     # Packets
 
     def run(self, arrival: Arrival, hook: Hook = "tc") -> Observed:
-        """Let a frame in by tc; with ``xdp`` by XDP first, as on a device that has both."""
+        """Let a frame in by tc; with ``xdp`` by XDP first, as on a device that has both. What it punts: ``punts``."""
         before = self._before or self.counts()
+        self.punts.clear()
         with self.stand.inside():
             self.datapath.maps["hr_conclusions"].update(bytes(4), NOTHING.pack())
             if hook == "xdp" and arrival.gso_size == 0 and arrival.vlan is None:
@@ -149,6 +154,7 @@ class PacketHost:
             else:
                 found = self._run_tc(arrival)
         observed, conclusion = found
+        self._punts.consume()
         after = self._before = self.counts()
         counts = Counts(reasons=after.reasons - before.reasons, traffic=after.traffic - before.traffic)
         return self._explain(observed, conclusion, counts, arrival)

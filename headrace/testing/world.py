@@ -13,7 +13,7 @@ from headrace.datapath.connection import Connections
 from headrace.datapath.decision import Arrival, Decision
 from headrace.datapath.journey import Journey, follow
 from headrace.datapath.oracle import decide
-from headrace.model import Host, Network, Object, Port, Rule, SecurityGroup, Segment, State
+from headrace.model import Host, Network, Object, Port, Rule, SecurityGroup, Segment, State, Subnet
 
 HOSTS = (
     Host(id="h1", vteps=("192.0.2.1", "2001:db8::1")),
@@ -34,6 +34,11 @@ OUT = ANY[:2]
 
 def network(name: str, vni: int = 100, mtu: int = 1450) -> Network:
     return Network(id=name, segment=Segment(id=vni), mtu=mtu)
+
+
+def subnet(name: str, on: str, cidr: str = "10.0.0.0/24", **fields: Any) -> Subnet:
+    """A subnet whose workloads are configured from here."""
+    return Subnet(id=name, network=on, cidr=cidr, **{"enable_dhcp": True} | fields)
 
 
 def group(name: str, *rules: Rule, stateful: bool = True) -> SecurityGroup:

@@ -41,6 +41,7 @@ ONLY_PACKET_TEST = {
     "fuzz": "broken frames at every stage",
     "load": "the verifier's word on every program",
     "libbpf": "the binding that the other packet tests stand on",
+    "punt": "respond, where it is the agent that answers",
     "ringbuf": "what programs hand to user space",
     "replay": "what comes before all stages",
 }

@@ -19,5 +19,6 @@ HR_KEEP(enum, hr_cursor);
 HR_KEEP(struct, hr_conclusion);
 HR_KEEP(struct, hr_punt);
 HR_KEEP(struct, hr_bump);
+HR_KEEP(struct, hr_carry);
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -410,4 +410,22 @@ struct hr_bump {
 	__u32 index[63];
 };
 
+/* Argument of the program hr_carry: what tables of another ABI counted between being copied and being left. */
+struct hr_carry {
+	__u64 id; /* of a connection, which must still be it; 0: only the port's counts */
+	__u32 conn; /* index in hr_conns */
+	__u32 timeout; /* ms; taken with the state */
+	__u32 before; /* enum hr_state; the connection must still have it to take `state` */
+	__u32 state;
+	__u32 flags; /* enum hr_conn_flag, to add */
+	__u32 port; /* index in hr_ports whose counts grow by what follows */
+	struct hr_conn_counter counter[2]; /* to add; seen: if later */
+	struct hr_tcp_side tcp[2]; /* if further */
+	struct hr_port_counters counters; /* to add, on this CPU */
+	__u64 connections; /* to add */
+	__u64 packets; /* to add to a reason, on this CPU */
+	__u32 reason; /* enum hr_reason */
+	__u32 pad;
+};
+
 #endif

@@ -30,6 +30,66 @@ int hr_raise(struct hr_bump *bump)
 	return 0;
 }
 
+static __always_inline void hr_carry_seen(__u64 *seen, __u64 since)
+{
+	if (READ_ONCE(*seen) < since)
+		WRITE_ONCE(*seen, since);
+}
+
+static __always_inline void hr_carry_side(struct hr_tcp_side *side, __u32 known, __u32 edge, __u32 ack)
+{
+	if (known & HR_TCP_EDGE && (!(side->known & HR_TCP_EDGE) || (__s32)(edge - side->edge) > 0))
+		WRITE_ONCE(side->edge, edge);
+	if (known & HR_TCP_ACKED && (!(side->known & HR_TCP_ACKED) || (__s32)(ack - side->ack) > 0))
+		WRITE_ONCE(side->ack, ack);
+	if (known & ~side->known)
+		WRITE_ONCE(side->known, side->known | known);
+}
+
+static __always_inline void hr_carry_counter(struct hr_counter *counter, __u64 packets, __u64 octets)
+{
+	__sync_fetch_and_add(&counter->packets, packets);
+	__sync_fetch_and_add(&counter->octets, octets);
+}
+
+/* Add what tables of another ABI have counted, while programs count on in these: only the kernel can add to a live counter. */
+SEC("syscall")
+int hr_carry(struct hr_carry *more)
+{
+	__u32 index = more->conn, port = more->port, slot = more->port * HR_REASONS + more->reason;
+	struct hr_port_counters *counters = bpf_map_lookup_elem(&hr_port_counts, &port);
+	struct hr_conn *conn = bpf_map_lookup_elem(&hr_conns, &index);
+	__u64 *connections = bpf_map_lookup_elem(&hr_conn_counts, &port);
+	__u64 *packets = bpf_map_lookup_elem(&hr_reasons, &slot);
+
+	if (more->id && conn && READ_ONCE(conn->id) == more->id) {
+		__sync_fetch_and_add(&conn->counter[0].packets, more->counter[0].packets);
+		__sync_fetch_and_add(&conn->counter[0].octets, more->counter[0].octets);
+		__sync_fetch_and_add(&conn->counter[1].packets, more->counter[1].packets);
+		__sync_fetch_and_add(&conn->counter[1].octets, more->counter[1].octets);
+		hr_carry_seen(&conn->counter[0].seen, more->counter[0].seen);
+		hr_carry_seen(&conn->counter[1].seen, more->counter[1].seen);
+		hr_carry_side(&conn->tcp[0], more->tcp[0].known, more->tcp[0].edge, more->tcp[0].ack);
+		hr_carry_side(&conn->tcp[1], more->tcp[1].known, more->tcp[1].edge, more->tcp[1].ack);
+		if (conn->state == more->before && more->state != more->before) {
+			WRITE_ONCE(conn->timeout, more->timeout);
+			WRITE_ONCE(conn->state, more->state);
+			conn->flags |= more->flags;
+		}
+	}
+	if (counters) {
+		hr_carry_counter(&counters->from_port, more->counters.from_port.packets,
+				 more->counters.from_port.octets);
+		hr_carry_counter(&counters->to_port, more->counters.to_port.packets, more->counters.to_port.octets);
+		hr_carry_counter(&counters->walked, more->counters.walked.packets, more->counters.walked.octets);
+	}
+	if (connections)
+		__sync_fetch_and_add(connections, more->connections);
+	if (packets)
+		__sync_fetch_and_add(packets, more->packets);
+	return 0;
+}
+
 struct hr_sweep {
 	__u64 start;
 	__u64 fresh;

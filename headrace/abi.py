@@ -14,7 +14,7 @@ import msgspec
 
 Octets = TypeVar("Octets", bytes, bytes | bytearray | memoryview)
 
-ABI_HASH = "36e801af3616"
+ABI_HASH = "87ee6260812c"
 """Identifies layouts, values and maps together: two sides that differ in it must not share a map."""
 
 
@@ -587,6 +587,256 @@ class Bump(Packed, frozen=True, kw_only=True):
         )
 
 
+_CONN_COUNTER = struct.Struct("<QQQ")
+
+
+class ConnCounter(Packed, frozen=True, kw_only=True):
+    """struct hr_conn_counter."""
+
+    SIZE: ClassVar[int] = 24
+    DTYPE: ClassVar[dict[str, Any]] = {
+        "names": ["packets", "octets", "seen"],
+        "formats": ["<u8", "<u8", "<u8"],
+        "offsets": [0, 8, 16],
+        "itemsize": 24,
+    }
+
+    packets: int = 0
+    octets: int = 0
+    """of the inner frame as the workload sent it"""
+    seen: int = 0
+    """CLOCK_MONOTONIC_COARSE, ns"""
+
+    def pack(self) -> bytes:
+        return _CONN_COUNTER.pack(
+            self.packets,
+            self.octets,
+            self.seen,
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        v = _CONN_COUNTER.unpack(data)
+        return cls(
+            packets=v[0],
+            octets=v[1],
+            seen=v[2],
+        )
+
+
+_TCP_SIDE = struct.Struct("<III")
+
+
+class TcpSide(Packed, frozen=True, kw_only=True):
+    """struct hr_tcp_side: What one side of a TCP connection has sent so far (RFC 9293 section 3.4)."""
+
+    SIZE: ClassVar[int] = 12
+    DTYPE: ClassVar[dict[str, Any]] = {
+        "names": ["edge", "ack", "known"],
+        "formats": ["<u4", "<u4", "<u4"],
+        "offsets": [0, 4, 8],
+        "itemsize": 12,
+    }
+
+    edge: int = 0
+    """the sequence number after the last octet it sent"""
+    ack: int = 0
+    """the highest it acknowledged"""
+    known: int = 0
+    """enum hr_tcp_known"""
+
+    def pack(self) -> bytes:
+        return _TCP_SIDE.pack(
+            self.edge,
+            self.ack,
+            self.known,
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        v = _TCP_SIDE.unpack(data)
+        return cls(
+            edge=v[0],
+            ack=v[1],
+            known=v[2],
+        )
+
+
+_COUNTER = struct.Struct("<QQ")
+
+
+class Counter(Packed, frozen=True, kw_only=True):
+    """struct hr_counter."""
+
+    SIZE: ClassVar[int] = 16
+    DTYPE: ClassVar[dict[str, Any]] = {
+        "names": ["packets", "octets"],
+        "formats": ["<u8", "<u8"],
+        "offsets": [0, 8],
+        "itemsize": 16,
+    }
+
+    packets: int = 0
+    octets: int = 0
+
+    def pack(self) -> bytes:
+        return _COUNTER.pack(
+            self.packets,
+            self.octets,
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        v = _COUNTER.unpack(data)
+        return cls(
+            packets=v[0],
+            octets=v[1],
+        )
+
+
+_PORT_COUNTERS = struct.Struct("<16s16s16s")
+
+
+class PortCounters(Packed, frozen=True, kw_only=True):
+    """struct hr_port_counters."""
+
+    SIZE: ClassVar[int] = 48
+    DTYPE: ClassVar[dict[str, Any]] = {
+        "names": ["from_port", "to_port", "walked"],
+        "formats": [Counter.DTYPE, Counter.DTYPE, Counter.DTYPE],
+        "offsets": [0, 16, 32],
+        "itemsize": 48,
+    }
+
+    from_port: Counter = Counter()
+    """accepted from the workload"""
+    to_port: Counter = Counter()
+    """delivered to the workload"""
+    walked: Counter = Counter()
+    """of both, those that took the walk"""
+
+    def pack(self) -> bytes:
+        return _PORT_COUNTERS.pack(
+            self.from_port.pack(),
+            self.to_port.pack(),
+            self.walked.pack(),
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        v = _PORT_COUNTERS.unpack(data)
+        return cls(
+            from_port=Counter.unpack(v[0]),
+            to_port=Counter.unpack(v[1]),
+            walked=Counter.unpack(v[2]),
+        )
+
+
+_CARRY = struct.Struct("<QIIIIII24s24s12s12s48sQQI4x")
+
+
+class Carry(Packed, frozen=True, kw_only=True):
+    """struct hr_carry: Argument of the program hr_carry: what tables of another ABI counted between being copied and being left."""
+
+    SIZE: ClassVar[int] = 176
+    DTYPE: ClassVar[dict[str, Any]] = {
+        "names": [
+            "id",
+            "conn",
+            "timeout",
+            "before",
+            "state",
+            "flags",
+            "port",
+            "counter",
+            "tcp",
+            "counters",
+            "connections",
+            "packets",
+            "reason",
+        ],
+        "formats": [
+            "<u8",
+            "<u4",
+            "<u4",
+            "<u4",
+            "<u4",
+            "<u4",
+            "<u4",
+            (ConnCounter.DTYPE, (2,)),
+            (TcpSide.DTYPE, (2,)),
+            PortCounters.DTYPE,
+            "<u8",
+            "<u8",
+            "<u4",
+        ],
+        "offsets": [0, 8, 12, 16, 20, 24, 28, 32, 80, 104, 152, 160, 168],
+        "itemsize": 176,
+    }
+
+    id: int = 0
+    """of a connection, which must still be it; 0: only the port's counts"""
+    conn: int = 0
+    """index in hr_conns"""
+    timeout: int = 0
+    """ms; taken with the state"""
+    before: int = 0
+    """enum hr_state; the connection must still have it to take `state`"""
+    state: int = 0
+    flags: int = 0
+    """enum hr_conn_flag, to add"""
+    port: int = 0
+    """index in hr_ports whose counts grow by what follows"""
+    counter: tuple[ConnCounter, ...] = (ConnCounter(),) * 2
+    """to add; seen: if later"""
+    tcp: tuple[TcpSide, ...] = (TcpSide(),) * 2
+    """if further"""
+    counters: PortCounters = PortCounters()
+    """to add, on this CPU"""
+    connections: int = 0
+    """to add"""
+    packets: int = 0
+    """to add to a reason, on this CPU"""
+    reason: int = 0
+    """enum hr_reason"""
+
+    def pack(self) -> bytes:
+        return _CARRY.pack(
+            self.id,
+            self.conn,
+            self.timeout,
+            self.before,
+            self.state,
+            self.flags,
+            self.port,
+            *(item.pack() for item in _count(self.counter, 2, "Carry.counter")),
+            *(item.pack() for item in _count(self.tcp, 2, "Carry.tcp")),
+            self.counters.pack(),
+            self.connections,
+            self.packets,
+            self.reason,
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        v = _CARRY.unpack(data)
+        return cls(
+            id=v[0],
+            conn=v[1],
+            timeout=v[2],
+            before=v[3],
+            state=v[4],
+            flags=v[5],
+            port=v[6],
+            counter=tuple(ConnCounter.unpack(item) for item in v[7:9]),
+            tcp=tuple(TcpSide.unpack(item) for item in v[9:11]),
+            counters=PortCounters.unpack(v[11]),
+            connections=v[12],
+            packets=v[13],
+            reason=v[14],
+        )
+
+
 _FLOW_KEY = struct.Struct("<16s16s2s2sIB3x")
 
 
@@ -756,81 +1006,6 @@ class Config(Packed, frozen=True, kw_only=True):
         )
 
 
-_CONN_COUNTER = struct.Struct("<QQQ")
-
-
-class ConnCounter(Packed, frozen=True, kw_only=True):
-    """struct hr_conn_counter."""
-
-    SIZE: ClassVar[int] = 24
-    DTYPE: ClassVar[dict[str, Any]] = {
-        "names": ["packets", "octets", "seen"],
-        "formats": ["<u8", "<u8", "<u8"],
-        "offsets": [0, 8, 16],
-        "itemsize": 24,
-    }
-
-    packets: int = 0
-    octets: int = 0
-    """of the inner frame as the workload sent it"""
-    seen: int = 0
-    """CLOCK_MONOTONIC_COARSE, ns"""
-
-    def pack(self) -> bytes:
-        return _CONN_COUNTER.pack(
-            self.packets,
-            self.octets,
-            self.seen,
-        )
-
-    @classmethod
-    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
-        v = _CONN_COUNTER.unpack(data)
-        return cls(
-            packets=v[0],
-            octets=v[1],
-            seen=v[2],
-        )
-
-
-_TCP_SIDE = struct.Struct("<III")
-
-
-class TcpSide(Packed, frozen=True, kw_only=True):
-    """struct hr_tcp_side: What one side of a TCP connection has sent so far (RFC 9293 section 3.4)."""
-
-    SIZE: ClassVar[int] = 12
-    DTYPE: ClassVar[dict[str, Any]] = {
-        "names": ["edge", "ack", "known"],
-        "formats": ["<u4", "<u4", "<u4"],
-        "offsets": [0, 4, 8],
-        "itemsize": 12,
-    }
-
-    edge: int = 0
-    """the sequence number after the last octet it sent"""
-    ack: int = 0
-    """the highest it acknowledged"""
-    known: int = 0
-    """enum hr_tcp_known"""
-
-    def pack(self) -> bytes:
-        return _TCP_SIDE.pack(
-            self.edge,
-            self.ack,
-            self.known,
-        )
-
-    @classmethod
-    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
-        v = _TCP_SIDE.unpack(data)
-        return cls(
-            edge=v[0],
-            ack=v[1],
-            known=v[2],
-        )
-
-
 _CONN = struct.Struct("<QIBBH24s24s12s12s44s44sQ16s16s")
 
 
@@ -905,38 +1080,6 @@ class Conn(Packed, frozen=True, kw_only=True):
             key=tuple(FlowKey.unpack(item) for item in v[9:11]),
             created=v[11],
             rule=tuple(ConnRule.unpack(item) for item in v[12:14]),
-        )
-
-
-_COUNTER = struct.Struct("<QQ")
-
-
-class Counter(Packed, frozen=True, kw_only=True):
-    """struct hr_counter."""
-
-    SIZE: ClassVar[int] = 16
-    DTYPE: ClassVar[dict[str, Any]] = {
-        "names": ["packets", "octets"],
-        "formats": ["<u8", "<u8"],
-        "offsets": [0, 8],
-        "itemsize": 16,
-    }
-
-    packets: int = 0
-    octets: int = 0
-
-    def pack(self) -> bytes:
-        return _COUNTER.pack(
-            self.packets,
-            self.octets,
-        )
-
-    @classmethod
-    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
-        v = _COUNTER.unpack(data)
-        return cls(
-            packets=v[0],
-            octets=v[1],
         )
 
 
@@ -1499,44 +1642,6 @@ class Port(Packed, frozen=True, kw_only=True):
             segment=v[3],
             mtu=v[4],
             mac=v[5],
-        )
-
-
-_PORT_COUNTERS = struct.Struct("<16s16s16s")
-
-
-class PortCounters(Packed, frozen=True, kw_only=True):
-    """struct hr_port_counters."""
-
-    SIZE: ClassVar[int] = 48
-    DTYPE: ClassVar[dict[str, Any]] = {
-        "names": ["from_port", "to_port", "walked"],
-        "formats": [Counter.DTYPE, Counter.DTYPE, Counter.DTYPE],
-        "offsets": [0, 16, 32],
-        "itemsize": 48,
-    }
-
-    from_port: Counter = Counter()
-    """accepted from the workload"""
-    to_port: Counter = Counter()
-    """delivered to the workload"""
-    walked: Counter = Counter()
-    """of both, those that took the walk"""
-
-    def pack(self) -> bytes:
-        return _PORT_COUNTERS.pack(
-            self.from_port.pack(),
-            self.to_port.pack(),
-            self.walked.pack(),
-        )
-
-    @classmethod
-    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
-        v = _PORT_COUNTERS.unpack(data)
-        return cls(
-            from_port=Counter.unpack(v[0]),
-            to_port=Counter.unpack(v[1]),
-            walked=Counter.unpack(v[2]),
         )
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from abimodel import Abi, AbiError
 from abiread import add_header, add_object
 from abitext import generate
-from btf import Btf, BtfError
+from headrace.datapath.btf import Btf, BtfError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

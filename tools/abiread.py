@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, TypeVar
 
 from abimodel import Abi, AbiError, Enum, Field, Map, Struct
-from btf import Btf, Kind, Member, Type
+from headrace.datapath.btf import Btf, Kind, Member, Type
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -20,8 +20,8 @@ from typing import Any, Self
 
 import msgspec
 
-from btf import Btf, Kind
 from headrace.datapath.binding import ffi, lib
+from headrace.datapath.btf import Btf, Kind
 from headrace.datapath.libbpf import Object
 from headrace.errors import DatapathError
 

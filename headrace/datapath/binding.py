@@ -51,6 +51,9 @@ struct btf_var_secinfo { __u32 type; __u32 offset; __u32 size; };
 __u32 btf__type_cnt(const struct btf *btf);
 const struct btf_type *btf__type_by_id(const struct btf *btf, __u32 id);
 const char *btf__name_by_offset(const struct btf *btf, __u32 offset);
+struct btf *btf__load_from_kernel_by_id(__u32 id);
+const void *btf__raw_data(const struct btf *btf, __u32 *size);
+void btf__free(struct btf *btf);
 
 int bpf_map_lookup_elem(int fd, const void *key, void *value);
 int bpf_map_lookup_and_delete_elem(int fd, const void *key, void *value);

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import msgspec
 
 from headrace import abi
 from headrace.datapath.attach import attach_tc, attach_xdp, detach
-from headrace.datapath.bpfmap import Map
 from headrace.datapath.delta import Delta
 from headrace.datapath.index import KernelIndex
 from headrace.datapath.libbpf import Object, Program
 from headrace.datapath.reader import Reader
+from headrace.datapath.use import Use, connections_at, other_tables
 from headrace.errors import DatapathError, NotSupported
 from headrace.stages.compile import ORDER
 from headrace.stages.epoch import lost
 from headrace.stages.view import Tables
+
+if TYPE_CHECKING:
+    from headrace.datapath.carry import Carry
+
+log = logging.getLogger(__name__)
 
 OBJECTS = Path(__file__).parent / "objects"
 PARTS = ("tc", "agent", "xdp")
@@ -49,6 +55,8 @@ class Datapath(Reader):
         self._observe = observe
         self._objects: dict[str, Object] = {}
         self._actual: Tables | None = None
+        self._carry: Carry | None = None
+        self._switched = False
         self.programs: dict[str, Program] = {}
 
     def open(self) -> Self:
@@ -58,7 +66,10 @@ class Datapath(Reader):
             self.links.mkdir(exist_ok=True)
         except PermissionError as error:
             raise NotSupported(f"{self.root} is not on a BPF file system: mount -t bpf bpf {self.root}") from error
-        number = self._connections_before() or self._sizes.connections
+        use, old = Use.read(self.links), other_tables(self.root, self.pins, self.links)
+        if old is not None and use is not None and use.tables == old.name and self.pins.exists():
+            shutil.rmtree(self.pins)  # left by a change of ABI that came no further
+        number = connections_at(self.pins) or (connections_at(old) if old else None) or self._sizes.connections
         sizes = {"hr_conns": number, "hr_conn_free": number, "hr_flows": number * 2}
         for name in PARTS:
             path = OBJECTS / f"{name}.bpf.o"
@@ -74,23 +85,73 @@ class Datapath(Reader):
             self.maps.update(opened.maps)
             self.programs.update(opened.programs)
         self._pin_load()
-        if self.programs["hr_sweep_start"].test_run(bytes(64)).retval:
-            raise DatapathError("the sweeper did not start: the kernel refused its timer")
+        if old is not None:
+            self._carry_from(old, use)
+        if self._carry is None:
+            self._sweep()
         self.index = KernelIndex(self.maps["hr_names"], self._indices_in_use)
         return self
 
     def close(self) -> None:
         """Let go of the descriptors; what is pinned runs on."""
+        if self._carry:
+            self._carry.close()
+            self._carry = None
         for opened in self._objects.values():
             opened.close()
         self._objects.clear()
 
-    def _connections_before(self) -> int | None:
-        path = self.pins / "hr_conns"
-        if not path.exists():
-            return None
-        with Map.from_pin(path) as table:
-            return table.max_entries
+    # A change of ABI
+
+    def _carry_from(self, old: Path, use: Use | None) -> None:
+        from headrace.datapath.carry import Carry, fits  # numpy is slow to import, and seldom needed
+
+        if reason := fits(old):
+            log.warning("connections of %s begin anew: %s", old, reason)
+            return
+        self._carry = Carry(old, self.maps)
+        try:
+            if use is not None and use.tables == self.pins.name:
+                self._carry.resume(use.switched, range(*use.spare))
+                self._switched = True
+                self._sweep()
+            else:
+                log.info("carried connections=%d from=%s", self._carry.copy(), old.name)
+        except DatapathError as error:
+            raise DatapathError(f"{error}; to start without its connections, remove {old}") from error
+
+    def _switch(self) -> None:
+        """From here on these tables are what counts: before the first device runs on them."""
+        if self._switched:
+            return
+        self._switched = True
+        use = Use(tables=self.pins.name)
+        if self._carry:
+            self._carry.catch_up({key.pack() for key in self.actual["hr_fdbs"]})
+            spare = self._carry.spare
+            use = Use(
+                tables=self.pins.name,
+                before=self._carry.source.name,
+                switched=self._carry.switched,
+                spare=(spare.start, spare.stop),
+            )
+            self._sweep()
+        use.write(self.links)
+
+    def _sweep(self) -> None:
+        if self.programs["hr_sweep_start"].test_run(bytes(64)).retval:
+            raise DatapathError("the sweeper did not start: the kernel refused its timer")
+
+    def _finish_carry(self) -> None:
+        """No device runs on the other tables any more: take the rest, and forget them."""
+        carry, self._carry = self._carry, None
+        if carry is None:
+            return
+        found = carry.finish(lambda more: self.programs["hr_carry"].test_run(ctx=more.pack()) and None)
+        Use(tables=self.pins.name).write(self.links)
+        carry.give_back()
+        carry.close()
+        log.info("all devices switched from=%s changed_meanwhile=%d", carry.source.name, found)
 
     def _pin_load(self) -> None:
         """A program array is emptied when nobody holds or pins it, so each load's own is pinned with its programs."""
@@ -104,6 +165,8 @@ class Datapath(Reader):
 
     def retire_loads(self) -> None:
         """Unpin earlier loads, and the tables of other ABIs, once nothing runs them any more."""
+        self._switch()
+        self._finish_carry()
         for path in self.root.iterdir():
             if path not in {self.links, self.pins, self.root / "loads"}:
                 shutil.rmtree(path)
@@ -210,6 +273,7 @@ class Datapath(Reader):
 
     def attach_port(self, ifindex: int, name: str, hook: Literal["tc", "xdp"]) -> None:
         """Run the datapath on a port's device, in place of what ran there."""
+        self._switch()
         attach_tc(ifindex, self.programs["hr_from_port"], "ingress", self._link(name, "ingress"))
         attach_tc(ifindex, self.programs["hr_guard"], "egress", self._link(name, "egress"))
         if hook == "xdp":
@@ -219,6 +283,7 @@ class Datapath(Reader):
 
     def attach_uplink(self, ifindex: int, name: str, hook: Literal["tc", "xdp"]) -> None:
         """Run the datapath on an uplink beside the kernel's own traffic."""
+        self._switch()
         attach_tc(ifindex, self.programs["hr_from_uplink"], "ingress", self._link(name, "uplink"))
         if hook == "xdp":
             attach_xdp(ifindex, self.programs["hr_xdp_from_uplink"], self._link(name, "uplink-xdp"))

@@ -188,6 +188,23 @@ class Map:
             elif result < 0:
                 raise Refused(self._doing("update", part[min(int(count[0]), len(part) - 1)][0]), -result)
 
+    def update_packed(self, keys: bytes, values: bytes) -> None:
+        """Write entries whose keys and values lie one after another; far faster than one by one."""
+        step = BATCH
+        for at in range(0, len(keys) // self.key_size, step):
+            part = keys[at * self.key_size : (at + step) * self.key_size]
+            given = values[at * self._room : (at + step) * self._room]
+            number = len(part) // self.key_size
+            count = ffi.new("__u32 *", number)
+            result = lib.bpf_map_update_batch(self.fd, part, given, count, self._options(0))
+            if result in {-ENOTSUPP, -errno.EINVAL}:
+                for row in range(number):
+                    key = part[row * self.key_size : (row + 1) * self.key_size]
+                    self.update(key, given[row * self._room : (row + 1) * self._room])
+            elif result < 0:
+                bad = min(int(count[0]), number - 1)
+                raise Refused(self._doing("update", part[bad * self.key_size : (bad + 1) * self.key_size]), -result)
+
     def delete_many(self, keys: Iterable[bytes]) -> int:
         """Remove entries; answers how many there were."""
         rows = keys if isinstance(keys, Sequence) else list(keys)

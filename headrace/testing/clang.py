@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -16,13 +17,17 @@ char _license[] SEC("license") = "GPL";
 """
 
 
+HEADERS = f"/usr/include/{sysconfig.get_config_var('MULTIARCH') or 'x86_64-linux-gnu'}"
+FLAGS = ("-O2", "-g", "-Wall", "-target", "bpf", "-mcpu=v3", f"-D__{platform.machine()}__", "-idirafter", HEADERS)
+
+
 def compile_bpf(source: str, folder: Path, name: str = "probe") -> Path:
     """The object of ``source``, which finds the usual headers included and a licence given."""
     code, built = folder / f"{name}.bpf.c", folder / f"{name}.bpf.o"
     code.write_text(f'{PREAMBLE}\n#line 1 "{name}"\n{source}')
-    headers = f"/usr/include/{sysconfig.get_config_var('MULTIARCH') or 'x86_64-linux-gnu'}"
-    command = ["clang", "-O2", "-g", "-Wall", "-target", "bpf", "-mcpu=v3", "-idirafter", headers]
-    done = subprocess.run([*command, "-c", str(code), "-o", str(built)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["clang", *FLAGS, "-c", str(code), "-o", str(built)], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise InvalidInput(f"{name} does not compile: {done.stderr}")
     return built

@@ -17,7 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from headrace import abi
 from headrace.agent.names import Names, read_names
@@ -28,6 +28,7 @@ from headrace.controller.desired import CLI, encode
 from headrace.controller.identity import Authority, Files
 from headrace.datapath.reader import Reader
 from headrace.model import Network, Object, Port, Record
+from headrace.testing.build import Build
 from headrace.testing.controller import STARTED, controller_thread
 from headrace.testing.topology import CommandFailed, Namespace, Process, Topology, run
 from headrace.testing.wait import async_wait_until, wait_until
@@ -100,11 +101,12 @@ class CloudHost:
         self.started = 0.0
         self._reader: Reader | None = None
 
-    def start(self) -> None:
-        """Start the agent; it may run already elsewhere only by mistake."""
+    def start(self, build: Build | None = None) -> None:
+        """Start the agent, of another build if one is given; it may run already elsewhere only by mistake."""
         self.started = time.time()
         command = [*HEADRACE, "agent", "--config", str(self.config)]
-        self.agent = self.namespace.popen(command)
+        self.agent = self.namespace.popen(command, env=build.environment if build else None)
+        self.close()  # its tables may be others
 
     def kill(self) -> None:
         """End the agent by SIGKILL: it tidies nothing up."""
@@ -153,10 +155,11 @@ class CloudHost:
         """What the host remembers."""
         return [conn for _, conn in self.datapath.connections()]
 
-    def show(self, *words: str) -> list[dict[str, object]]:
-        """Answer of a ``headrace`` command on this host, by its JSON."""
-        command = [*HEADRACE, *words, "--run", str(self.directory / "run"), "-o", "json"]
-        answer: list[dict[str, object]] = json.loads(self.namespace.run(command).stdout)
+    def show(self, *words: str, build: Build | None = None) -> list[dict[str, Any]]:
+        """Answer of a ``headrace`` command on this host, by its JSON; of another build's if one is given."""
+        variables = [f"{name}={value}" for name, value in build.environment.items()] if build else []
+        command = ["env", *variables, *HEADRACE, *words, "--run", str(self.directory / "run"), "-o", "json"]
+        answer: list[dict[str, Any]] = json.loads(self.namespace.run(command).stdout)
         return answer
 
 

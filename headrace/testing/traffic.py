@@ -157,9 +157,13 @@ class Tap:
 
 
 class Stream:
-    """A TCP connection that carries numbered blocks until told to stop, and notices any harm to it."""
+    """A TCP connection that carries numbered blocks until told to stop, and notices any harm to it.
 
-    def __init__(self, client: Place, server: Place, address: str, port: int) -> None:
+    ``pause``: seconds between blocks, so that it leaves the machine to others.
+    """
+
+    def __init__(self, client: Place, server: Place, address: str, port: int, *, pause: float = 0.0) -> None:
+        self._pause = pause
         self._pair = contextlib.ExitStack()
         self.here, self.there = self._pair.enter_context(tcp_pair(client, server, address, port))
         self.received = 0
@@ -192,7 +196,7 @@ class Stream:
         number = 0
         self.here.settimeout(60)
         try:
-            while not self._end.is_set():
+            while not self._end.wait(self._pause):
                 self.here.sendall(number.to_bytes(8, "big") * (BLOCK // 8))
                 number += 1
         except OSError as error:

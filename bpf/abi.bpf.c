@@ -20,5 +20,6 @@ HR_KEEP(struct, hr_conclusion);
 HR_KEEP(struct, hr_punt);
 HR_KEEP(struct, hr_bump);
 HR_KEEP(struct, hr_carry);
+HR_KEEP(struct, hr_sample);
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -404,6 +404,37 @@ struct hr_punt {
 	__u8 octets[HR_PUNT_OCTETS]; /* the frame from its Ethernet header on, cut where it is longer */
 };
 
+/* What one watcher of drops wants to see; written by the watcher, in its slot. */
+#define HR_WATCHERS 4
+#define HR_WATCH_ALL 0xffffffff
+struct hr_watch {
+	__u64 until; /* CLOCK_MONOTONIC, ns: asked for until then, and renewed while it watches; 0: nobody has the slot */
+	__u64 owner; /* drawn by the watcher, so that nobody renews another's slot */
+	__u64 reasons; /* bit 1 << reason of each enum hr_reason wanted */
+	__u32 port; /* local port index that the drop counts on or that it would have reached, 0: the uplink, HR_WATCH_ALL: any */
+	__u32 rate; /* samples a second at most */
+};
+/* What the datapath keeps for a watcher. */
+struct hr_watch_state {
+	__u64 next; /* CLOCK_MONOTONIC, ns: when the next token is due */
+	__u64 missed; /* wanted, but over the rate or without room */
+};
+
+/* A dropped frame, in a watcher's ring buffer. */
+#define HR_SAMPLE_OCTETS 128
+struct hr_sample {
+	__u64 time; /* CLOCK_MONOTONIC, ns */
+	__u32 reason; /* enum hr_reason */
+	__u32 port; /* index of the port that the drop counts on; 0: the uplink */
+	__u32 where; /* as hr_flow_key.where: how it entered; HR_WHERE_NONE: not known yet */
+	__u32 ifindex; /* device that it was dropped on */
+	__u32 length; /* of the frame, octets */
+	__u32 outer; /* octets of outer headers before the workload's frame */
+	__u32 captured; /* octets of frame that are set */
+	__u32 to; /* index of the local port that it would have reached, 0: none, or not known yet */
+	__u8 frame[HR_SAMPLE_OCTETS]; /* how it begins */
+};
+
 /* Argument of the program hr_bump: raise epochs. */
 struct hr_bump {
 	__u32 count;

@@ -38,6 +38,10 @@ HR_TABLE(hr_names, BPF_MAP_TYPE_HASH, struct hr_name_key, struct hr_name, 524288
 /* 1 while the agent writes: one that died meanwhile may have raised no epochs. */
 HR_TABLE(hr_applying, BPF_MAP_TYPE_ARRAY, __u32, __u32, 1, 0);
 
+/* Written by those who watch drops, each its slot; the last: not 0 while anybody does. */
+HR_TABLE(hr_watches, BPF_MAP_TYPE_ARRAY, __u32, struct hr_watch, HR_WATCHERS, 0);
+HR_TABLE(hr_watched_until, BPF_MAP_TYPE_ARRAY, __u32, __u64, 1, 0);
+
 /* Addresses by the agent, next hops by the walk. */
 HR_TABLE(hr_adjacencies, BPF_MAP_TYPE_ARRAY, __u32, struct hr_adjacency, HR_VTEPS *HR_PATHS, 0);
 
@@ -52,6 +56,21 @@ HR_TABLE(hr_fragments, BPF_MAP_TYPE_LRU_HASH, struct hr_fragment_key, struct hr_
 HR_TABLE(hr_port_counts, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct hr_port_counters, HR_PORTS, 0);
 HR_TABLE(hr_reasons, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, HR_PORTS *HR_REASONS, 0);
 HR_TABLE(hr_conclusions, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct hr_conclusion, 1, 0);
+
+HR_TABLE(hr_watch_states, BPF_MAP_TYPE_ARRAY, __u32, struct hr_watch_state, HR_WATCHERS, 0);
+
+/* A ring buffer for each watcher, which makes it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, HR_WATCHERS);
+	__type(key, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__array(
+		values, struct {
+			__uint(type, BPF_MAP_TYPE_RINGBUF);
+			__uint(max_entries, 262144);
+		});
+} hr_samples SEC(".maps");
 
 /* Indices of hr_conns that were used and are free: first in, first out, so that an index rests before it is used again. */
 struct {

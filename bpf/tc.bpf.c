@@ -12,39 +12,10 @@
 
 #define HR_PULL 512 /* octets made linear when headers are not */
 
-#define HR_STAGE(name) int name(struct __sk_buff *skb)
-
-HR_STAGE(hr_stage_anti_spoof);
-HR_STAGE(hr_stage_respond);
-HR_STAGE(hr_stage_track);
-HR_STAGE(hr_stage_acl_from);
-HR_STAGE(hr_stage_forward);
-HR_STAGE(hr_stage_acl_to);
-HR_STAGE(hr_stage_decide);
-HR_STAGE(hr_stage_flood);
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(key_size, sizeof(__u32));
-	__uint(max_entries, HR_STAGES);
-	__array(values, int(void *));
-} hr_stages SEC(".maps") = {
-	.values = {
-		[HR_STAGE_ANTI_SPOOF] = (void *)&hr_stage_anti_spoof,
-		[HR_STAGE_RESPOND] = (void *)&hr_stage_respond,
-		[HR_STAGE_TRACK] = (void *)&hr_stage_track,
-		[HR_STAGE_ACL_FROM] = (void *)&hr_stage_acl_from,
-		[HR_STAGE_FORWARD] = (void *)&hr_stage_forward,
-		[HR_STAGE_ACL_TO] = (void *)&hr_stage_acl_to,
-		[HR_STAGE_DECIDE] = (void *)&hr_stage_decide,
-		[HR_STAGE_FLOOD] = (void *)&hr_stage_flood,
-	},
-};
-
 static __always_inline int hr_next(struct __sk_buff *skb, struct hr_walk *walk, enum hr_stage stage)
 {
 	bpf_tail_call(skb, &hr_stages, stage);
-	return hr_drop(walk, HR_REASON_INTERNAL);
+	return hr_drop(skb, walk, HR_REASON_INTERNAL);
 }
 
 /* Longest IP packet that the frame stands for: a super-packet's segments count, not itself. */
@@ -99,7 +70,7 @@ static __always_inline int hr_carry_out(struct __sk_buff *skb, const struct hr_p
 		hash = replay->flow.hash;
 		reason = hr_vxlan_push(skb, &copy, packet, replay->flow.vni, hash, true);
 		if (reason)
-			return hr_drop_at(replay->flow.from_index, reason);
+			return hr_drop_at(skb, replay->flow.from_index, reason);
 		hr_conclude(HR_REASON_NONE, TC_ACT_REDIRECT, copy.ifindex, &packet->key, NULL);
 		return bpf_redirect(copy.ifindex, 0);
 	}
@@ -107,7 +78,7 @@ static __always_inline int hr_carry_out(struct __sk_buff *skb, const struct hr_p
 	if (!port)
 		return -1;
 	if (outer_length && hr_pop(skb, outer_length))
-		return hr_drop_at(0, HR_REASON_INTERNAL);
+		return hr_drop_at(skb, 0, HR_REASON_INTERNAL);
 	hr_count_to_port(replay->flow.out, weight);
 	hr_conclude(HR_REASON_NONE, TC_ACT_REDIRECT, port->ifindex, &packet->key, NULL);
 	return hr_deliver(skb, port);
@@ -128,7 +99,7 @@ int hr_from_port(struct __sk_buff *skb)
 	int reason, verdict;
 
 	if (!device)
-		return hr_drop_at(0, HR_REASON_NO_PORT);
+		return hr_drop_at(skb, 0, HR_REASON_NO_PORT);
 	replay.known = true;
 	reason = hr_parse_skb(skb, 0, &packet);
 	packet.key.where = device->port;
@@ -147,14 +118,14 @@ int hr_from_port(struct __sk_buff *skb)
 	}
 	walk = hr_walk_get();
 	if (!walk)
-		return hr_drop_at(0, HR_REASON_INTERNAL);
+		return hr_drop_at(skb, 0, HR_REASON_INTERNAL);
 	__builtin_memset(walk, 0, HR_WALK_FRESH);
 	walk->from_index = device->port;
 	walk->from_epoch = hr_epoch(device->port); /* before any table that the decision stands on */
 	barrier();
 	port = bpf_map_lookup_elem(&hr_ports, &device->port);
 	if (!port)
-		return hr_drop_at(0, HR_REASON_INTERNAL);
+		return hr_drop_at(skb, 0, HR_REASON_INTERNAL);
 	walk->packet = packet;
 	walk->weight = weight;
 	walk->length = length;
@@ -164,13 +135,13 @@ int hr_from_port(struct __sk_buff *skb)
 	walk->mtu = port->mtu;
 	hr_count_walk(walk->from_port, weight);
 	if (reason == HR_REASON_MALFORMED_ETHERNET)
-		return hr_drop(walk, reason);
+		return hr_drop(skb, walk, reason);
 	if (!(port->flags & HR_PORT_UP))
-		return hr_drop(walk, HR_REASON_PORT_DOWN);
+		return hr_drop(skb, walk, HR_REASON_PORT_DOWN);
 	if (reason)
-		return hr_drop(walk, reason == HR_PARSE_PULL ? HR_REASON_INTERNAL : reason);
+		return hr_drop(skb, walk, reason == HR_PARSE_PULL ? HR_REASON_INTERNAL : reason);
 	if (packet.kind >= HR_KIND_IPV4 && length > port->mtu)
-		return hr_drop(walk, HR_REASON_TOO_BIG);
+		return hr_drop(skb, walk, HR_REASON_TOO_BIG);
 	hr_resolve(walk);
 	return hr_next(skb, walk, HR_STAGE_ANTI_SPOOF);
 }
@@ -216,7 +187,7 @@ int hr_from_uplink(struct __sk_buff *skb)
 		    HR_OUTER_FOREIGN)
 			return TC_ACT_UNSPEC;
 		if (outer.reason)
-			return hr_drop_at(0, outer.reason);
+			return hr_drop_at(skb, 0, outer.reason);
 	}
 	replay.known = true;
 	reason = hr_parse_skb(skb, outer.length, &packet);
@@ -233,7 +204,7 @@ int hr_from_uplink(struct __sk_buff *skb)
 	}
 	walk = hr_walk_get();
 	if (!walk)
-		return hr_drop_at(0, HR_REASON_INTERNAL);
+		return hr_drop_at(skb, 0, HR_REASON_INTERNAL);
 	__builtin_memset(walk, 0, HR_WALK_FRESH);
 	walk->packet = packet;
 	walk->packet.l3 = ETH_HLEN;
@@ -242,6 +213,7 @@ int hr_from_uplink(struct __sk_buff *skb)
 	walk->packet.header -= outer.length;
 	walk->weight = weight;
 	walk->length = length;
+	walk->outer = outer.length;
 	walk->flags = HR_WALK_TUNNEL | hr_unknown(&replay);
 	walk->segment = packet.key.where;
 	__builtin_memcpy(walk->outer_saddr, outer.saddr, 16);
@@ -256,14 +228,15 @@ int hr_from_uplink(struct __sk_buff *skb)
 	vtep = bpf_map_lookup_elem(&hr_vteps,
 				   &vtep_key); /* again: what the decision stands on comes after the epochs */
 	if (!vtep || vtep->vtep != walk->vtep)
-		return hr_drop(walk, HR_REASON_UNKNOWN_VTEP);
+		return hr_drop(skb, walk, HR_REASON_UNKNOWN_VTEP);
 	if (!hr_flood_slot(walk, 0))
-		return hr_drop(walk, HR_REASON_UNKNOWN_SEGMENT);
+		return hr_drop(skb, walk, HR_REASON_UNKNOWN_SEGMENT);
 	if (reason)
-		return hr_drop(walk, reason == HR_PARSE_PULL ? HR_REASON_INTERNAL : reason);
+		return hr_drop(skb, walk, reason == HR_PARSE_PULL ? HR_REASON_INTERNAL : reason);
 	walk->rule.from_side = HR_RULE_REMOTE;
 	if (outer.length && hr_pop(skb, outer.length))
-		return hr_drop(walk, HR_REASON_INTERNAL);
+		return hr_drop(skb, walk, HR_REASON_INTERNAL);
+	walk->outer = 0;
 	return hr_next(skb, walk, HR_STAGE_TRACK);
 }
 
@@ -275,9 +248,9 @@ HR_STAGE(hr_stage_anti_spoof)
 	int reason;
 
 	if (!port)
-		return hr_drop_at(0, HR_REASON_INTERNAL);
+		return hr_drop_at(skb, 0, HR_REASON_INTERNAL);
 	reason = hr_anti_spoof(skb, walk, port);
-	return reason ? hr_drop(walk, reason) : hr_next(skb, walk, HR_STAGE_RESPOND);
+	return reason ? hr_drop(skb, walk, reason) : hr_next(skb, walk, HR_STAGE_RESPOND);
 }
 
 SEC("tc")
@@ -288,10 +261,10 @@ HR_STAGE(hr_stage_respond)
 	int reason;
 
 	if (!port)
-		return hr_drop_at(0, HR_REASON_INTERNAL);
+		return hr_drop_at(skb, 0, HR_REASON_INTERNAL);
 	if (!hr_respond(skb, walk)) {
 		reason = hr_punt(skb, walk, port);
-		return reason ? hr_drop(walk, reason) : hr_next(skb, walk, HR_STAGE_TRACK);
+		return reason ? hr_drop(skb, walk, reason) : hr_next(skb, walk, HR_STAGE_TRACK);
 	}
 	hr_count_reason(walk->from_port, HR_REASON_ANSWERED);
 	hr_conclude(HR_REASON_ANSWERED, TC_ACT_REDIRECT, port->ifindex, &walk->packet.key, &walk->rule);
@@ -306,16 +279,16 @@ HR_STAGE(hr_stage_track)
 	int reason;
 
 	if (!walk)
-		return hr_drop_at(0, HR_REASON_INTERNAL);
+		return hr_drop_at(skb, 0, HR_REASON_INTERNAL);
 	reason = hr_track(skb, walk);
-	return reason ? hr_drop(walk, reason) : hr_next(skb, walk, HR_STAGE_ACL_FROM);
+	return reason ? hr_drop(skb, walk, reason) : hr_next(skb, walk, HR_STAGE_ACL_FROM);
 }
 
-static __always_inline int hr_deny(struct hr_walk *walk, int reason)
+static __always_inline int hr_deny(struct __sk_buff *skb, struct hr_walk *walk, int reason)
 {
 	if (reason == HR_REASON_CONNECTION_CUT)
 		hr_cut(walk->conn, walk->conn_id);
-	return hr_drop(walk, reason);
+	return hr_drop(skb, walk, reason);
 }
 
 SEC("tc")
@@ -326,14 +299,14 @@ HR_STAGE(hr_stage_acl_from)
 	int reason;
 
 	if (!walk)
-		return hr_drop_at(0, HR_REASON_INTERNAL);
+		return hr_drop_at(skb, 0, HR_REASON_INTERNAL);
 	if (walk->from_port) {
 		port = bpf_map_lookup_elem(&hr_ports, &walk->from_port);
 		if (!port)
-			return hr_drop(walk, HR_REASON_INTERNAL);
+			return hr_drop(skb, walk, HR_REASON_INTERNAL);
 		reason = hr_acl(walk, port, HR_FROM_PORT, &walk->rule.from_side);
 		if (reason)
-			return hr_deny(walk, reason);
+			return hr_deny(skb, walk, reason);
 	}
 	return hr_next(skb, walk, HR_STAGE_FORWARD);
 }
@@ -345,12 +318,12 @@ HR_STAGE(hr_stage_forward)
 	int reason;
 
 	if (!walk)
-		return hr_drop_at(0, HR_REASON_INTERNAL);
+		return hr_drop_at(skb, 0, HR_REASON_INTERNAL);
 	hr_learn(walk);
 	if (walk->packet.eth_dst[0] & 1)
 		return hr_next(skb, walk, HR_STAGE_FLOOD);
 	reason = hr_forward(walk);
-	return reason ? hr_drop(walk, reason) : hr_next(skb, walk, HR_STAGE_ACL_TO);
+	return reason ? hr_drop(skb, walk, reason) : hr_next(skb, walk, HR_STAGE_ACL_TO);
 }
 
 SEC("tc")
@@ -361,15 +334,15 @@ HR_STAGE(hr_stage_acl_to)
 	int reason;
 
 	if (!walk)
-		return hr_drop_at(0, HR_REASON_INTERNAL);
+		return hr_drop_at(skb, 0, HR_REASON_INTERNAL);
 	walk->rule.to_side = HR_RULE_REMOTE;
 	if (walk->to_port) {
 		port = bpf_map_lookup_elem(&hr_ports, &walk->to_port);
 		if (!port)
-			return hr_drop(walk, HR_REASON_INTERNAL);
+			return hr_drop(skb, walk, HR_REASON_INTERNAL);
 		reason = hr_acl(walk, port, HR_TO_PORT, &walk->rule.to_side);
 		if (reason)
-			return hr_deny(walk, reason);
+			return hr_deny(skb, walk, reason);
 	}
 	return hr_next(skb, walk, HR_STAGE_DECIDE);
 }
@@ -379,7 +352,7 @@ HR_STAGE(hr_stage_decide)
 {
 	struct hr_walk *walk = hr_walk_get();
 
-	return walk ? hr_decide(skb, walk) : hr_drop_at(0, HR_REASON_INTERNAL);
+	return walk ? hr_decide(skb, walk) : hr_drop_at(skb, 0, HR_REASON_INTERNAL);
 }
 
 SEC("tc")
@@ -387,7 +360,18 @@ HR_STAGE(hr_stage_flood)
 {
 	struct hr_walk *walk = hr_walk_get();
 
-	return walk ? hr_flood(skb, walk) : hr_drop_at(0, HR_REASON_INTERNAL);
+	return walk ? hr_flood(skb, walk) : hr_drop_at(skb, 0, HR_REASON_INTERNAL);
+}
+
+/* Where a drop ends while somebody watches. */
+SEC("tc")
+HR_STAGE(hr_stage_sample)
+{
+	struct hr_walk *walk = hr_walk_get();
+
+	if (walk)
+		hr_sample(skb, &walk->dropped);
+	return hr_drop_sampled();
 }
 
 /* On a port's egress: only the datapath may send to a workload. */
@@ -402,7 +386,7 @@ int hr_guard(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	}
 	device = bpf_map_lookup_elem(&hr_devices, &ifindex);
-	return hr_drop_at(device ? device->port : 0, HR_REASON_FROM_HOST);
+	return hr_drop_at(skb, device ? device->port : 0, HR_REASON_FROM_HOST);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -9,6 +9,7 @@
 #define HR_WALK_H
 
 #include "lib/connection.h"
+#include "sample.h"
 #include "stages/account.h"
 
 enum hr_stage {
@@ -20,7 +21,39 @@ enum hr_stage {
 	HR_STAGE_ACL_TO,
 	HR_STAGE_DECIDE,
 	HR_STAGE_FLOOD,
+	HR_STAGE_SAMPLE,
 	HR_STAGES,
+};
+
+#define HR_STAGE(name) int name(struct __sk_buff *skb)
+
+HR_STAGE(hr_stage_anti_spoof);
+HR_STAGE(hr_stage_respond);
+HR_STAGE(hr_stage_track);
+HR_STAGE(hr_stage_acl_from);
+HR_STAGE(hr_stage_forward);
+HR_STAGE(hr_stage_acl_to);
+HR_STAGE(hr_stage_decide);
+HR_STAGE(hr_stage_flood);
+HR_STAGE(hr_stage_sample);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(key_size, sizeof(__u32));
+	__uint(max_entries, HR_STAGES);
+	__array(values, int(void *));
+} hr_stages SEC(".maps") = {
+	.values = {
+		[HR_STAGE_ANTI_SPOOF] = (void *)&hr_stage_anti_spoof,
+		[HR_STAGE_RESPOND] = (void *)&hr_stage_respond,
+		[HR_STAGE_TRACK] = (void *)&hr_stage_track,
+		[HR_STAGE_ACL_FROM] = (void *)&hr_stage_acl_from,
+		[HR_STAGE_FORWARD] = (void *)&hr_stage_forward,
+		[HR_STAGE_ACL_TO] = (void *)&hr_stage_acl_to,
+		[HR_STAGE_DECIDE] = (void *)&hr_stage_decide,
+		[HR_STAGE_FLOOD] = (void *)&hr_stage_flood,
+		[HR_STAGE_SAMPLE] = (void *)&hr_stage_sample,
+	},
 };
 
 enum hr_walk_flag {
@@ -61,6 +94,8 @@ struct hr_walk {
 	__u32 hash;
 	struct hr_conn_rule rule;
 	__u8 outer_saddr[16];
+	__u32 outer; /* octets of outer headers that are still on */
+	struct hr_dropped dropped;
 	/* From here on room for the decision, set when it is made. */
 	struct hr_flow flow;
 	struct hr_flow answer;
@@ -110,23 +145,75 @@ static __always_inline void hr_conclude(__u32 reason, __u32 verdict, __u32 ifind
 		conclusion->rule = *rule;
 }
 
-/* The only way a frame of a tenant is dropped. `port` 0: on the uplink. */
-static __always_inline int hr_drop_at(__u32 port, __u32 reason)
+/* It has been counted already. */
+static __always_inline int hr_drop_sampled(void)
+{
+	return TC_ACT_SHOT; /* the only one */
+}
+
+static __always_inline int hr_drop_counted(__u32 port, __u32 reason)
 {
 	hr_count_reason(port, reason);
-	return TC_ACT_SHOT; /* the only one */
+	return hr_drop_sampled();
+}
+
+/* Shows a drop to those who watch; returns only if nobody does. A stage of its own: it takes nothing from others' stack. */
+static __always_inline void hr_drop_shown(struct __sk_buff *skb, struct hr_dropped dropped)
+{
+	struct hr_walk *walk;
+
+	if (!hr_watched())
+		return;
+	walk = hr_walk_get();
+	if (!walk)
+		return;
+	walk->dropped = dropped;
+	bpf_tail_call(skb, &hr_stages, HR_STAGE_SAMPLE);
+}
+
+/* The only ways a frame of a tenant is dropped. Before there is a walk; `port` 0: on the uplink. */
+static __always_inline int hr_drop_at(struct __sk_buff *skb, __u32 port, __u32 reason)
+{
+	int verdict = hr_drop_counted(port, reason);
+
+	hr_drop_shown(skb, (struct hr_dropped){ .port = port, .reason = reason, .where = HR_WHERE_NONE });
+	return verdict;
 }
 
 /* The frame was answered or copied: nothing is lost, and the original ends here. */
 static __always_inline int hr_consume(__u32 port, __u32 reason)
 {
-	return hr_drop_at(port, reason);
+	return hr_drop_counted(port, reason);
 }
 
-static __always_inline int hr_drop(struct hr_walk *walk, __u32 reason)
+static __always_inline struct hr_dropped hr_dropped_of(const struct hr_walk *walk, __u32 port, __u32 reason)
 {
-	hr_conclude(reason, TC_ACT_SHOT, 0, &walk->packet.key, &walk->rule);
-	return hr_drop_at(walk->from_port, reason);
+	return (struct hr_dropped){
+		.port = port,
+		.reason = reason,
+		.where = walk->packet.key.where,
+		.outer = walk->outer,
+		.to = walk->to_port,
+	};
+}
+
+static __always_inline int hr_drop(struct __sk_buff *skb, struct hr_walk *walk, __u32 reason)
+{
+	int verdict = hr_drop_counted(walk->from_port, reason);
+
+	hr_conclude(reason, verdict, 0, &walk->packet.key, &walk->rule);
+	hr_drop_shown(skb, hr_dropped_of(walk, walk->from_port, reason));
+	return verdict;
+}
+
+/* A copy of the frame goes no further; the frame does. */
+static __always_inline void hr_leave_out(struct __sk_buff *skb, struct hr_walk *walk, __u32 port, __u32 reason)
+{
+	hr_count_reason(port, reason);
+	if (!hr_watched())
+		return;
+	walk->dropped = hr_dropped_of(walk, port, reason);
+	hr_sample(skb, &walk->dropped);
 }
 
 /* Send to a local port: straight into a veth's peer where the frame's protocol is what the kernel noted, else by the device. */

@@ -14,7 +14,7 @@ import msgspec
 
 Octets = TypeVar("Octets", bytes, bytes | bytearray | memoryview)
 
-ABI_HASH = "87ee6260812c"
+ABI_HASH = "f394ea0341d8"
 """Identifies layouts, values and maps together: two sides that differ in it must not share a map."""
 
 
@@ -124,10 +124,13 @@ RULE_IMPLICIT = 2
 RULE_NONE = 0
 RULE_OPEN = 3
 RULE_REMOTE = 4
+SAMPLE_OCTETS = 128
 SERVICE_ANY = 96
 SERVICE_PROTO = 112
 SOURCE_PREFIX = 96
 VTEPS = 8192
+WATCHERS = 4
+WATCH_ALL = 4294967295
 WHERE_NONE = 4294967295
 WHERE_SHIFT = 28
 
@@ -1687,6 +1690,72 @@ class Punt(Packed, frozen=True, kw_only=True):
         )
 
 
+_SAMPLE = struct.Struct("<QIIIIIIII128s")
+
+
+class Sample(Packed, frozen=True, kw_only=True):
+    """struct hr_sample."""
+
+    SIZE: ClassVar[int] = 168
+    DTYPE: ClassVar[dict[str, Any]] = {
+        "names": ["time", "reason", "port", "where", "ifindex", "length", "outer", "captured", "to", "frame"],
+        "formats": ["<u8", "<u4", "<u4", "<u4", "<u4", "<u4", "<u4", "<u4", "<u4", "V128"],
+        "offsets": [0, 8, 12, 16, 20, 24, 28, 32, 36, 40],
+        "itemsize": 168,
+    }
+
+    time: int = 0
+    """CLOCK_MONOTONIC, ns"""
+    reason: int = 0
+    """enum hr_reason"""
+    port: int = 0
+    """index of the port that the drop counts on; 0: the uplink"""
+    where: int = 0
+    """as hr_flow_key.where: how it entered; HR_WHERE_NONE: not known yet"""
+    ifindex: int = 0
+    """device that it was dropped on"""
+    length: int = 0
+    """of the frame, octets"""
+    outer: int = 0
+    """octets of outer headers before the workload's frame"""
+    captured: int = 0
+    """octets of frame that are set"""
+    to: int = 0
+    """index of the local port that it would have reached, 0: none, or not known yet"""
+    frame: bytes = bytes(128)
+    """how it begins"""
+
+    def pack(self) -> bytes:
+        return _SAMPLE.pack(
+            self.time,
+            self.reason,
+            self.port,
+            self.where,
+            self.ifindex,
+            self.length,
+            self.outer,
+            self.captured,
+            self.to,
+            _exact(self.frame, 128, "Sample.frame"),
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        v = _SAMPLE.unpack(data)
+        return cls(
+            time=v[0],
+            reason=v[1],
+            port=v[2],
+            where=v[3],
+            ifindex=v[4],
+            length=v[5],
+            outer=v[6],
+            captured=v[7],
+            to=v[8],
+            frame=v[9],
+        )
+
+
 _SOURCE_KEY = struct.Struct("<II6s2x16s")
 
 
@@ -1786,6 +1855,86 @@ class VtepKey(Packed, frozen=True, kw_only=True):
         v = _VTEP_KEY.unpack(data)
         return cls(
             addr=v[0],
+        )
+
+
+_WATCH = struct.Struct("<QQQII")
+
+
+class Watch(Packed, frozen=True, kw_only=True):
+    """struct hr_watch."""
+
+    SIZE: ClassVar[int] = 32
+    DTYPE: ClassVar[dict[str, Any]] = {
+        "names": ["until", "owner", "reasons", "port", "rate"],
+        "formats": ["<u8", "<u8", "<u8", "<u4", "<u4"],
+        "offsets": [0, 8, 16, 24, 28],
+        "itemsize": 32,
+    }
+
+    until: int = 0
+    """CLOCK_MONOTONIC, ns: asked for until then, and renewed while it watches; 0: nobody has the slot"""
+    owner: int = 0
+    """drawn by the watcher, so that nobody renews another's slot"""
+    reasons: int = 0
+    """bit 1 << reason of each enum hr_reason wanted"""
+    port: int = 0
+    """local port index that the drop counts on or that it would have reached, 0: the uplink, HR_WATCH_ALL: any"""
+    rate: int = 0
+    """samples a second at most"""
+
+    def pack(self) -> bytes:
+        return _WATCH.pack(
+            self.until,
+            self.owner,
+            self.reasons,
+            self.port,
+            self.rate,
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        v = _WATCH.unpack(data)
+        return cls(
+            until=v[0],
+            owner=v[1],
+            reasons=v[2],
+            port=v[3],
+            rate=v[4],
+        )
+
+
+_WATCH_STATE = struct.Struct("<QQ")
+
+
+class WatchState(Packed, frozen=True, kw_only=True):
+    """struct hr_watch_state: What the datapath keeps for a watcher."""
+
+    SIZE: ClassVar[int] = 16
+    DTYPE: ClassVar[dict[str, Any]] = {
+        "names": ["next", "missed"],
+        "formats": ["<u8", "<u8"],
+        "offsets": [0, 8],
+        "itemsize": 16,
+    }
+
+    next: int = 0
+    """CLOCK_MONOTONIC, ns: when the next token is due"""
+    missed: int = 0
+    """wanted, but over the rate or without room"""
+
+    def pack(self) -> bytes:
+        return _WATCH_STATE.pack(
+            self.next,
+            self.missed,
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        v = _WATCH_STATE.unpack(data)
+        return cls(
+            next=v[0],
+            missed=v[1],
         )
 
 
@@ -1978,6 +2127,19 @@ MAPS: dict[str, MapSpec] = {
     "hr_reasons": MapSpec(
         name="hr_reasons", type=6, max_entries=262144, flags=0, pinning=1, key_size=4, value_size=8, key=U32, value=U64
     ),
+    "hr_samples": MapSpec(
+        name="hr_samples",
+        type=12,
+        max_entries=4,
+        flags=0,
+        pinning=1,
+        key_size=4,
+        value_size=0,
+        key=U32,
+        inner=MapSpec(
+            name="hr_samples.values", type=27, max_entries=262144, flags=0, pinning=0, key_size=0, value_size=0
+        ),
+    ),
     "hr_sources": MapSpec(
         name="hr_sources",
         type=11,
@@ -1999,5 +2161,22 @@ MAPS: dict[str, MapSpec] = {
         value_size=8,
         key=VtepKey,
         value=Vtep,
+    ),
+    "hr_watch_states": MapSpec(
+        name="hr_watch_states",
+        type=2,
+        max_entries=4,
+        flags=0,
+        pinning=1,
+        key_size=4,
+        value_size=16,
+        key=U32,
+        value=WatchState,
+    ),
+    "hr_watched_until": MapSpec(
+        name="hr_watched_until", type=2, max_entries=1, flags=0, pinning=1, key_size=4, value_size=8, key=U32, value=U64
+    ),
+    "hr_watches": MapSpec(
+        name="hr_watches", type=2, max_entries=4, flags=0, pinning=1, key_size=4, value_size=32, key=U32, value=Watch
     ),
 }

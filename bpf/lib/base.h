@@ -21,6 +21,7 @@
 #include "abi.h"
 
 #define NSEC_PER_MSEC 1000000ULL
+#define NSEC_PER_SEC 1000000000ULL
 
 #define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
 #define WRITE_ONCE(x, v) (*(volatile typeof(x) *)&(x) = (v))
@@ -30,6 +31,17 @@
 
 /* Tell the verifier (and clang, which must not undo it) that x is below a power of two. */
 #define HR_BOUND(x, power) asm volatile("%0 &= %1" : "+r"(x) : "i"((power) - 1))
+
+/* A number of octets from 1 to `most`. The verifier of Linux 6.1 learns that it is not 0 only from a comparison that clang would
+ * turn into another.
+ */
+static __always_inline __u64 hr_at_least_one(__u64 octets, __u64 most)
+{
+	if (octets > most)
+		octets = most;
+	asm volatile("if %0 > 0 goto +1\n%0 = 1" : "+r"(octets));
+	return octets;
+}
 
 static __always_inline bool hr_mac_equal(const __u8 *a, const __u8 *b)
 {

@@ -305,7 +305,7 @@ static __always_inline int hr_send_tunnel(struct __sk_buff *skb, struct hr_walk 
 
 	reason = hr_vxlan_push(skb, &walk->adjacency, &walk->packet, vni, walk->hash, walk->hop == HR_REASON_NONE);
 	if (reason)
-		return hr_drop(walk, reason);
+		return hr_drop(skb, walk, reason);
 	hr_conclude(HR_REASON_NONE, TC_ACT_REDIRECT, ifindex, &walk->packet.key, &walk->rule);
 	/* The kernel asks for the neighbour and keeps the packet until it answers. */
 	if (walk->hop == HR_REASON_NO_NEIGHBOUR)
@@ -324,13 +324,13 @@ static __always_inline int hr_decide(struct __sk_buff *skb, struct hr_walk *walk
 		out = hr_path(walk->to_vtep, walk->hash);
 		walk->hop = hr_next_hop(skb, walk, out, walk->hash, &walk->adjacency);
 		if (walk->hop == HR_REASON_NO_ROUTE)
-			return hr_drop(walk, walk->hop);
+			return hr_drop(skb, walk, walk->hop);
 	}
 	if (!(walk->flags & HR_WALK_UNTRACKED)) {
 		hr_decision(walk, out);
 		reason = walk->flags & HR_WALK_FOUND ? hr_redecide(walk) : hr_connect(walk);
 		if (reason)
-			return hr_drop(walk, reason);
+			return hr_drop(skb, walk, reason);
 	}
 	if (walk->from_port)
 		hr_count_from_port(walk->from_port, walk->weight);
@@ -338,7 +338,7 @@ static __always_inline int hr_decide(struct __sk_buff *skb, struct hr_walk *walk
 		return hr_send_tunnel(skb, walk);
 	port = bpf_map_lookup_elem(&hr_ports, &walk->to_port);
 	if (!port)
-		return hr_drop(walk, HR_REASON_INTERNAL);
+		return hr_drop(skb, walk, HR_REASON_INTERNAL);
 	hr_count_to_port(walk->to_port, walk->weight);
 	hr_conclude(HR_REASON_NONE, TC_ACT_REDIRECT, port->ifindex, &walk->packet.key, &walk->rule);
 	return hr_deliver(skb, port);

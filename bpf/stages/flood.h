@@ -43,7 +43,7 @@ static long hr_flood_port(__u32 slot, struct hr_flooding *flooding)
 		return 0;
 	reason = port->flags & HR_PORT_UP ? hr_acl(walk, port, HR_TO_PORT, &walk->rule.to_side) : HR_REASON_PORT_DOWN;
 	if (reason) {
-		hr_count_reason(index, reason);
+		hr_leave_out(flooding->skb, walk, index, reason);
 		return 0;
 	}
 	flooding->skb->mark = HR_MARK;
@@ -91,15 +91,15 @@ static long hr_flood_vtep(__u32 slot, struct hr_flooding *flooding)
 	}
 	hop = hr_next_hop(flooding->skb, walk, path, flooding->hash, adjacency);
 	if (hop) {
-		hr_count_reason(walk->from_port, hop);
+		hr_leave_out(flooding->skb, walk, walk->from_port, hop);
 		return 0;
 	}
 	hop = hr_flood_push(flooding, adjacency, vni);
 	if (hop) {
-		hr_count_reason(walk->from_port, hop);
+		hr_leave_out(flooding->skb, walk, walk->from_port, hop);
 		return 1;
 	}
-	flooding->pushed = flooding->round;
+	flooding->pushed = walk->outer = flooding->round;
 	bpf_clone_redirect(flooding->skb, adjacency->ifindex, 0);
 	return 0;
 }

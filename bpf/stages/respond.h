@@ -144,8 +144,7 @@ static __always_inline int hr_punt(struct __sk_buff *skb, struct hr_walk *walk, 
 		return HR_REASON_BUSY;
 	if (length > sizeof(punt->octets))
 		length = sizeof(punt->octets);
-	asm volatile("" : "+r"(length));
-	if (!length || length > sizeof(punt->octets) || bpf_skb_load_bytes(skb, 0, punt->octets, length)) {
+	if (bpf_skb_load_bytes(skb, 0, punt->octets, hr_at_least_one(length, sizeof(punt->octets)))) {
 		bpf_ringbuf_discard(punt, 0);
 		return HR_REASON_INTERNAL;
 	}

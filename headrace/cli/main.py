@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "agent": ("headrace.cli.agent:agent", "Run the host agent."),
     "apply": ("headrace.cli.apply:apply", "Bring desired state in line with a YAML file."),
     "controller": ("headrace.cli.controller:controller", "Run the controller, or make its certificates."),
+    "drop": ("headrace.cli.drop:drop", "Dropped packets of this host, as they are dropped: watch."),
     "flow": ("headrace.cli.flow:flow", "This host's flow table: list, show."),
     "host": ("headrace.cli.host:host", "Hosts: list, show, enroll, check."),
     "network": ("headrace.cli.network:network", "Networks: list, show, delete."),

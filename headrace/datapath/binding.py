@@ -67,6 +67,7 @@ int bpf_map_update_batch(int fd, const void *keys, const void *values, __u32 *co
                          const struct bpf_map_batch_opts *opts);
 int bpf_map_delete_batch(int fd, const void *keys, __u32 *count, const struct bpf_map_batch_opts *opts);
 
+int bpf_map_create(int type, const char *name, __u32 key_size, __u32 value_size, __u32 max_entries, const void *opts);
 int bpf_obj_pin(int fd, const char *path);
 int bpf_obj_get(const char *path);
 int bpf_obj_get_info_by_fd(int fd, void *info, __u32 *info_len);

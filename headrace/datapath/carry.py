@@ -35,6 +35,10 @@ COUNTED = ("hr_reasons",)
 LEFT = {
     "hr_applying": "the writer that was interrupted wrote the other tables",
     "hr_punts": "who asked and was not answered asks again",
+    "hr_watches": "who watches drops is of the other version, and sees those of the other programs",
+    "hr_watched_until": "as hr_watches",
+    "hr_watch_states": "as hr_watches",
+    "hr_samples": "as hr_watches",
     "hr_conclusions": "what the last packet's walk concluded, for tests",
 }
 """Tables that begin empty, and why."""

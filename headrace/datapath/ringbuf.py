@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from headrace.datapath.binding import check, ffi, lib, logged, pointer
-from headrace.datapath.bpfmap import Map
+from headrace.datapath.bpfmap import Map, MapType
 
 
 class RingBuffer:
@@ -89,3 +89,9 @@ class RingBuffer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def create_ring(name: str, octets: int) -> Map:
+    """A new ring buffer with room for ``octets``, a power of two and whole pages; the caller closes it."""
+    fd = check(lib.bpf_map_create(MapType.RINGBUF, name.encode(), 0, 0, octets, ffi.NULL), f"create ring buffer {name}")
+    return Map(fd, name, owned=True)

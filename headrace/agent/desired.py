@@ -6,12 +6,13 @@ import logging
 from collections.abc import AsyncIterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 
 from headrace.controller.client import Client
 from headrace.errors import HeadraceError
-from headrace.model import Object, Record, State, decode
+from headrace.model import TYPES, Object, Record, State, decode, plural
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class Mirror:
 
     def __init__(self) -> None:
         self._records: dict[tuple[str, str], Record] = {}
-        self._objects: dict[tuple[str, str], Object] = {}
+        self._objects: dict[str, dict[str, Object]] = {name: {} for name in TYPES}
         self._told: Desired | None = None
 
     async def follow(self, client: Client, host: str) -> AsyncIterator[Desired]:
@@ -47,7 +48,8 @@ class Mirror:
         async for event in client.watch(host):
             if event.kind == "reset":
                 self._records.clear()
-                self._objects.clear()
+                for held in self._objects.values():
+                    held.clear()
                 self._told = last = None
             elif event.record is not None:
                 self.learn(event.kind == "put", event.record)
@@ -59,12 +61,13 @@ class Mirror:
     def learn(self, put: bool, record: Record) -> None:  # noqa: FBT001
         """One object is new, changed or gone. One that this version cannot understand is left out, and said."""
         key = record.type, record.id
-        self._records.pop(key, None)
-        self._objects.pop(key, None)
+        old = self._records.pop(key, None)
+        before = self._objects.get(record.type, {}).pop(record.id, None)
         self._told = None
         if put:
             try:
-                self._objects[key] = decode(record.type, record.body)
+                item = decode(record.type, record.body, (old.body, before) if old and before else None)
+                self._objects[record.type][record.id] = item
                 self._records[key] = record
             except HeadraceError as error:
                 log.error("desired state: %s; it is left out", error)  # noqa: TRY400 - the message says all
@@ -73,7 +76,8 @@ class Mirror:
         """What has been told, as one state."""
         if self._told is None:
             records = tuple(self._records.values())
-            self._told = Desired(state=State.of(self._objects.values()), records=records)
+            objects = {plural(name): dict(held) for name, held in self._objects.items()}
+            self._told = Desired(state=State(**cast("Any", objects)), records=records)
         self._told = msgspec.structs.replace(self._told, epoch=epoch, revision=revision)
         return self._told
 

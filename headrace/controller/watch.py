@@ -209,8 +209,10 @@ class Hub:
         was_live = self.desired.live(key) is not None
         entry = None
         if value is not None:
-            record = read(value, revision)
-            entry = Entry(record, None if record.body is None else decode(record.type, record.body), revision)
+            record, old = read(value, revision), self.desired.live(key)
+            before = (old.record.body, old.item) if old and old.item else None
+            item = None if record.body is None else decode(record.type, record.body, before)
+            entry = Entry(record, item, revision)
         self._lines.pop(key, None)
         self.desired.load(key, entry)
         item = entry.item if entry else None

@@ -8,7 +8,7 @@ from typing import Any, cast
 import msgspec
 
 from headrace.errors import InvalidInput
-from headrace.model.object import TYPES, AddressGroup, Host, Network, Object, Port, SecurityGroup, Subnet
+from headrace.model.object import TYPES, AddressGroup, Host, Network, Object, Port, Rule, SecurityGroup, Subnet
 from headrace.strict import convert
 
 
@@ -49,9 +49,10 @@ def plural(type_name: str) -> str:
     return type_name + "s"
 
 
-def decode(type_name: str, body: object) -> Object:
+def decode(type_name: str, body: object, before: tuple[object, Object] | None = None) -> Object:
     """Build an object from decoded JSON or YAML.
 
+    ``before``: what it was, as a body and as an object; rules that are as they were are the same objects again.
     Raises UnknownField naming the nearest known field, or InvalidInput naming the object and the field.
     """
     try:
@@ -59,4 +60,20 @@ def decode(type_name: str, body: object) -> Object:
     except KeyError:
         raise InvalidInput(f"unknown object type {type_name!r}; known: {', '.join(TYPES)}") from None
     name = body.get("id", "?") if isinstance(body, dict) else "?"
+    if before and isinstance(body, dict) and isinstance(before[0], dict) and isinstance(before[1], SecurityGroup):
+        known = [(raw, rule) for raw, rule in zip(before[0].get("rules", ()), before[1].rules, strict=True)]
+        return decode_group(body, {rule.id: (raw, rule) for raw, rule in known}, f"{type_name} {name}")
     return convert(body, cls, f"{type_name} {name}")
+
+
+def decode_group(body: dict[str, Any], known: Mapping[str, tuple[object, Rule]], label: str) -> SecurityGroup:
+    """A group of which some rules are known, by id, as body and object. A thousand rules take milliseconds to check."""
+    listed = body.get("rules", [])
+    if not isinstance(listed, list) or not all(isinstance(raw, dict) for raw in listed):
+        return convert(body, SecurityGroup, label)
+    same = [known.get(str(raw.get("id")), (None, None)) for raw in listed]
+    fresh = [raw for raw, (old, _) in zip(listed, same, strict=True) if old != raw]
+    group = convert({**body, "rules": fresh}, SecurityGroup, label)
+    new = iter(group.rules)
+    rules = tuple(rule if rule and old == raw else next(new) for raw, (old, rule) in zip(listed, same, strict=True))
+    return msgspec.structs.replace(group, rules=rules)

@@ -316,14 +316,14 @@ struct hr_acl_service_key {
 struct hr_acl_service {
 	__u64 class_id; /* 0: no rule with a remote */
 	__u64 rule; /* a rule for any address that allows it, or 0 */
+	__u64 remotes; /* the set of addresses that rules with a remote speak of, or 0 */
 };
 
-/* acl: (policy, direction, family, address of the other side) -> class of selectors it is in. */
+/* acl: (set of addresses, address of the other side) -> class of selectors it is in. Policies that speak of the same share a set. */
 struct hr_acl_remote_key {
 	__u32 prefixlen;
-	__u16 direction;
-	__u16 family;
-	__u64 policy;
+	__u32 pad;
+	__u64 remotes;
 	__u8 addr[16];
 };
 #define HR_REMOTE_PREFIX 96 /* bits before addr */

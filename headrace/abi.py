@@ -14,7 +14,7 @@ import msgspec
 
 Octets = TypeVar("Octets", bytes, bytes | bytearray | memoryview)
 
-ABI_HASH = "f394ea0341d8"
+ABI_HASH = "4f28719b3f4f"
 """Identifies layouts, values and maps together: two sides that differ in it must not share a map."""
 
 
@@ -378,32 +378,28 @@ class AclRemote(Packed, frozen=True, kw_only=True):
         )
 
 
-_ACL_REMOTE_KEY = struct.Struct("<IHHQ16s")
+_ACL_REMOTE_KEY = struct.Struct("<I4xQ16s")
 
 
 class AclRemoteKey(Packed, frozen=True, kw_only=True):
-    """struct hr_acl_remote_key: acl: (policy, direction, family, address of the other side) -> class of selectors it is in."""
+    """struct hr_acl_remote_key: acl: (set of addresses, address of the other side) -> class of selectors it is in. Policies that speak of the same share a set."""
 
     SIZE: ClassVar[int] = 32
     DTYPE: ClassVar[dict[str, Any]] = {
-        "names": ["prefixlen", "direction", "family", "policy", "addr"],
-        "formats": ["<u4", "<u2", "<u2", "<u8", "V16"],
-        "offsets": [0, 4, 6, 8, 16],
+        "names": ["prefixlen", "remotes", "addr"],
+        "formats": ["<u4", "<u8", "V16"],
+        "offsets": [0, 8, 16],
         "itemsize": 32,
     }
 
     prefixlen: int = 0
-    direction: int = 0
-    family: int = 0
-    policy: int = 0
+    remotes: int = 0
     addr: bytes = bytes(16)
 
     def pack(self) -> bytes:
         return _ACL_REMOTE_KEY.pack(
             self.prefixlen,
-            self.direction,
-            self.family,
-            self.policy,
+            self.remotes,
             _exact(self.addr, 16, "AclRemoteKey.addr"),
         )
 
@@ -412,36 +408,37 @@ class AclRemoteKey(Packed, frozen=True, kw_only=True):
         v = _ACL_REMOTE_KEY.unpack(data)
         return cls(
             prefixlen=v[0],
-            direction=v[1],
-            family=v[2],
-            policy=v[3],
-            addr=v[4],
+            remotes=v[1],
+            addr=v[2],
         )
 
 
-_ACL_SERVICE = struct.Struct("<QQ")
+_ACL_SERVICE = struct.Struct("<QQQ")
 
 
 class AclService(Packed, frozen=True, kw_only=True):
     """struct hr_acl_service."""
 
-    SIZE: ClassVar[int] = 16
+    SIZE: ClassVar[int] = 24
     DTYPE: ClassVar[dict[str, Any]] = {
-        "names": ["class_id", "rule"],
-        "formats": ["<u8", "<u8"],
-        "offsets": [0, 8],
-        "itemsize": 16,
+        "names": ["class_id", "rule", "remotes"],
+        "formats": ["<u8", "<u8", "<u8"],
+        "offsets": [0, 8, 16],
+        "itemsize": 24,
     }
 
     class_id: int = 0
     """0: no rule with a remote"""
     rule: int = 0
     """a rule for any address that allows it, or 0"""
+    remotes: int = 0
+    """the set of addresses that rules with a remote speak of, or 0"""
 
     def pack(self) -> bytes:
         return _ACL_SERVICE.pack(
             self.class_id,
             self.rule,
+            self.remotes,
         )
 
     @classmethod
@@ -450,6 +447,7 @@ class AclService(Packed, frozen=True, kw_only=True):
         return cls(
             class_id=v[0],
             rule=v[1],
+            remotes=v[2],
         )
 
 
@@ -1968,7 +1966,7 @@ MAPS: dict[str, MapSpec] = {
         flags=1,
         pinning=1,
         key_size=24,
-        value_size=16,
+        value_size=24,
         key=AclServiceKey,
         value=AclService,
     ),

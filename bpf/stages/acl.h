@@ -2,7 +2,8 @@
 /* acl: does a port's policy allow the packet, and by which rule. Called per side. docs/pipeline.md, "acl".
  *
  * Two longest-prefix lookups and a hash lookup at most, however many rules and members there are: the service (protocol and
- * port) and the remote address each fall into a class, and the classes either meet or not.
+ * port) and the remote address each fall into a class, and the classes either meet or not. The service's entry names the set
+ * of addresses to look in, so that a port's policy, one word, changes rules and addresses in one write.
  */
 #ifndef HR_STAGES_ACL_H
 #define HR_STAGES_ACL_H
@@ -23,9 +24,6 @@ static __always_inline __u64 hr_acl_rule(__u64 policy, __u16 direction, const __
 	};
 	struct hr_acl_remote_key remote_key = {
 		.prefixlen = HR_REMOTE_PREFIX + 128,
-		.direction = direction,
-		.family = family,
-		.policy = policy,
 	};
 	struct hr_acl_service *by_service;
 	struct hr_acl_remote *by_remote;
@@ -33,15 +31,20 @@ static __always_inline __u64 hr_acl_rule(__u64 policy, __u16 direction, const __
 	struct hr_acl_match *match;
 
 	by_service = bpf_map_lookup_elem(&hr_acl_services, &service_key);
-	if (by_service && by_service->rule)
+	if (!by_service)
+		return HR_RULE_NONE;
+	if (by_service->rule)
 		return by_service->rule;
+	if (!by_service->remotes)
+		return HR_RULE_NONE;
+	remote_key.remotes = by_service->remotes;
 	__builtin_memcpy(remote_key.addr, remote, 16);
 	by_remote = bpf_map_lookup_elem(&hr_acl_remotes, &remote_key);
 	if (!by_remote)
 		return HR_RULE_NONE;
 	if (by_remote->rule)
 		return by_remote->rule;
-	if (!by_service || !by_service->class_id)
+	if (!by_service->class_id)
 		return HR_RULE_NONE;
 	pair.remote_class = by_remote->class_id;
 	pair.service_class = by_service->class_id;

@@ -44,8 +44,23 @@ class Names(msgspec.Struct, frozen=True, kw_only=True):
 
 def write_names(run: Path, view: View, bpf: str) -> None:
     """Write the file for a view, unless it says the same already."""
+    content = view.memo.of(
+        "names",
+        lambda *_: msgspec.json.encode(names_of(view, bpf)),
+        tuple(view.local_ports),
+        tuple(view.remote_ports),
+        tuple(view.networks.items()),
+        tuple(view.state.security_groups.values()),
+    )
+    path = run / FILE
+    if not path.exists() or path.read_bytes() != content:
+        replace(path, content)
+
+
+def names_of(view: View, bpf: str) -> Names:
+    """What the numbers mean."""
     used = {group for port in view.local_ports for group in port.security_groups}
-    names = Names(
+    return Names(
         host=view.host,
         bpf=bpf,
         ports={
@@ -64,9 +79,6 @@ def write_names(run: Path, view: View, bpf: str) -> None:
             for rule in group.rules
         },
     )
-    content, path = msgspec.json.encode(names), run / FILE
-    if not path.exists() or path.read_bytes() != content:
-        replace(path, content)
 
 
 def read_names(run: Path) -> Names:

@@ -12,10 +12,10 @@ from headrace.agent.fitness import UNFIT_FEATURES, unfit, unfit_uplink
 from headrace.agent.names import write_names
 from headrace.agent.underlay import Underlay, remote_vteps
 from headrace.datapath.bpf import Datapath
-from headrace.datapath.netlink import Link, Netlink
+from headrace.datapath.netlink import Event, Link, Netlink
 from headrace.errors import HeadraceError, NotSupported
 from headrace.model import HostStatus, Port, PortStatus
-from headrace.stages import Device, View, compile_tables
+from headrace.stages import Device, Memo, View, compile_parts
 
 log = logging.getLogger(__name__)
 
@@ -27,47 +27,82 @@ Where hosts have their uplinks on XDP, the other end takes whole frames alone: a
 
 
 class Reconciler:
-    """Holds what has been attached; everything else is read anew in each pass."""
+    """Holds what has been attached, what netlink said until it says something else, and what compiling found before."""
 
     def __init__(self, config: AgentConfig, datapath: Datapath, netlink: Netlink) -> None:
         self._config = config
         self._datapath = datapath
         self._netlink = netlink
         self.underlay = Underlay(netlink, datapath)
+        self._memo = Memo()
+        self._heard: set[str] = set()
+        self._links: dict[str, Link] | None = None
+        self._vteps: tuple[str, ...] | None = None
+        self._remotes: set[str] | None = None
         self._attached: dict[str, tuple[int, str]] = {}
+        self._linked: set[str] | None = None
+        """Devices with programs of ours, of an earlier life too."""
+        self._stale = True
+        """Whether an earlier load may still be pinned."""
         self._refused: dict[str, str] = {}
         self._fit: dict[str, tuple[int, str | None]] = {}
         self._said: dict[str, str] = {}
 
     def status(self, desired: Desired | None = None, ports: tuple[PortStatus, ...] = ()) -> HostStatus:
         """What the host says of itself."""
-        links = [self._netlink.link(uplink) for uplink in self._config.uplinks]
         return HostStatus(
             id=self._config.host,
-            vteps=self.underlay.vteps(self._config.uplinks, self._config.vteps),
-            mtu=min((link.mtu for link in links if link), default=0),
+            vteps=self._own_vteps(),
+            mtu=min((self.links[name].mtu for name in self._config.uplinks if name in self.links), default=0),
             version=__version__,
             epoch=desired.epoch if desired else "",
             applied=desired.revision if desired else 0,
             ports=ports,
         )
 
+    def notice(self, event: Event) -> None:
+        """Have the next pass ask netlink again: about devices only if they changed, for neighbours speak often."""
+        self._heard.add(event.kind)
+
+    def _listen(self) -> None:
+        """Forget what netlink contradicted. One pass may hear what another has asked about already."""
+        while self._heard:
+            kind = self._heard.pop()
+            self._remotes = None
+            if kind != "neighbour":
+                self._vteps = None
+            if kind in {"link", "lost"}:
+                self._links = None
+
+    @property
+    def links(self) -> dict[str, Link]:
+        """All devices, by name."""
+        if self._links is None:
+            self._links = {link.name: link for link in self._netlink.links()}
+        return self._links
+
+    def _own_vteps(self) -> tuple[str, ...]:
+        if self._vteps is None:
+            self._vteps = self.underlay.vteps(self._config.uplinks, self._config.vteps)
+        return self._vteps
+
     def reconcile(self, desired: Desired) -> HostStatus:
         """Make the datapath what is desired. What one port cannot have is that port's error, and nobody else's."""
-        links = {link.name: link for link in self._netlink.links()}
+        self._listen()
+        links = self.links
         ports = desired.state.ports_on(self._config.host)
         devices = {
             port.id: self._device(port, links[port.device_name], links)
             for port in ports.values()
             if port.device_name in links
         }
-        vteps = self.underlay.vteps(self._config.uplinks, self._config.vteps)
         view = View(
             desired.state,
             self._config.host,
             self._datapath.index,
             devices,
-            vteps,
+            self._own_vteps(),
+            memo=self._memo,
             tunnel_port=self._config.tunnel_port,
             quota=self._config.connections // 4 if self._config.quota is None else self._config.quota,
             whole=self._config.uplink_hook == "tc"
@@ -78,14 +113,17 @@ class Reconciler:
             [*(f"port {port.id}" for port, _ in view.remote_ports), *(f"vtep {vtep}" for _, vtep in view.remote_ports)],
             [str(vtep) for _, vtep in view.remote_ports],
         )
-        written = self._datapath.apply(compile_tables(view))
+        written = self._datapath.apply(compile_parts(view))
         write_names(Path(self._config.run), view, self._config.bpf)
         if written:
             log.info("applied revision=%d entries=%d ports=%d", desired.revision, written, len(view.local_ports))
         if self._attach(view, links):
             self._fit.clear()
             return self.reconcile(desired)
-        self.underlay.follow(remote_vteps(self._datapath))
+        remotes = remote_vteps(self._datapath)
+        if remotes != self._remotes:
+            self._remotes = remotes  # before looking: what changes meanwhile is asked about again
+            self.underlay.follow(remotes)
         statuses = tuple(self._say(port, desired, devices, view) for port in ports.values())
         return self.status(desired, statuses)
 
@@ -128,7 +166,10 @@ class Reconciler:
             if port.id in view.devices:
                 device = view.devices[port.id]
                 wanted[device.name] = (device.ifindex, "xdp" if device.xdp else "tc")
-        for name in self._datapath.devices() - set(wanted):
+        if self._linked is None:
+            self._linked = self._datapath.devices()
+            self._stale = True
+        for name in self._linked - set(wanted):
             if name in links and not self._datapath.is_uplink(name):
                 # No port has it now, but a workload may still run behind it: our programs drop what it says.
                 wanted[name] = (links[name].ifindex, "tc")
@@ -136,12 +177,14 @@ class Reconciler:
             if self._attached.get(name) != (ifindex, hook):
                 self._refused.pop(name, None)
                 self._attach_one(name, ifindex, hook, links[name])
-        for name in (self._datapath.devices() | set(self._attached)) - set(wanted):
+        for name in (self._linked | set(self._attached)) - set(wanted):
             self._datapath.detach(name)
+            self._linked.discard(name)
             self._attached.pop(name, None)
             self._refused.pop(name, None)
-        if set(wanted) <= set(self._attached):  # else a device may still run an earlier load
+        if self._stale and set(wanted) <= set(self._attached):  # else a device may still run an earlier load
             self._datapath.retire_loads()
+            self._stale = False
         return refused != [name for name in self._config.uplinks if name in self._refused]
 
     def _attach_one(self, name: str, ifindex: int, hook: str, link: Link) -> None:
@@ -159,6 +202,8 @@ class Reconciler:
             if not link.up and not kind:  # not before: nothing passes without our programs
                 self._netlink.set_link(ifindex, up=True)
             self._attached[name] = (ifindex, hook)
+            if self._linked is not None:
+                self._linked.add(name)
             log.info("attached device=%s ifindex=%d hook=%s", name, ifindex, place)
         except HeadraceError as error:  # the device may have gone meanwhile; netlink will tell
             self._attached.pop(name, None)

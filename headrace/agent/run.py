@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -19,8 +20,8 @@ from headrace.agent.reconcile import Reconciler
 from headrace.controller.client import Client
 from headrace.controller.identity import Files
 from headrace.datapath.bpf import Datapath, Sizes, lock
-from headrace.datapath.netlink import Netlink
-from headrace.errors import HeadraceError, InvalidInput, Unavailable
+from headrace.datapath.netlink import Event, Netlink
+from headrace.errors import DatapathError, HeadraceError, InvalidInput, Unavailable
 from headrace.model import HostStatus, State, document
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,11 @@ class Agent:
             if self._desired is None:
                 continue
             desired = self._desired
-            self._status = await asyncio.to_thread(self._reconciler.reconcile, desired)
+            try:
+                self._status = await asyncio.to_thread(self._reconciler.reconcile, desired)
+            except DatapathError as error:  # the tables are as they were, and nothing is acknowledged
+                log.error("revision=%d cannot be applied: %s", desired.revision, error)  # noqa: TRY400 - it says all
+                continue
             self._applied = desired.state
             self._report.set()
             if self._config.controller:
@@ -89,9 +94,10 @@ class Agent:
     def _cache(self) -> Path:
         return Path(self._config.cache) / "desired.json"
 
-    async def _watch_devices(self, watch: object) -> None:
-        async for event in watch:  # type: ignore[attr-defined]
+    async def _watch_devices(self, watch: AsyncIterator[Event]) -> None:
+        async for event in watch:
             log.debug("netlink kind=%s gone=%s", event.kind, event.gone)
+            self._reconciler.notice(event)
             self._changed.set()
 
     async def _with_file(self) -> None:

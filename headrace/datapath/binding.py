@@ -123,6 +123,7 @@ void ring_buffer__free(struct ring_buffer *rb);
 int ring_buffer__poll(struct ring_buffer *rb, int timeout_ms);
 int ring_buffer__consume(struct ring_buffer *rb);
 int ring_buffer__epoll_fd(const struct ring_buffer *rb);
+long syscall(long number, ...);
 int vsnprintf(char *buffer, size_t size, const char *format, void *arguments);
 """
 
@@ -131,6 +132,8 @@ ENOTSUPP = 524
 
 BUNDLED = Path(__file__).parent / "lib" / "libbpf.so.1"
 TAIL_LINES = 40
+SYS_MEMBARRIER = 324
+"""On x86-64 (``arch/x86/entry/syscalls/syscall_64.tbl``)."""
 DEBUG = 2
 
 ffi: Any = FFI()
@@ -179,6 +182,15 @@ def logged() -> Iterator[None]:
         yield
     finally:
         _kept().clear()
+
+
+def wait_for_walks() -> None:
+    """Return when every BPF program that runs now has ended: none of them has what it read of the tables any more.
+
+    ``membarrier(MEMBARRIER_CMD_GLOBAL)`` is ``synchronize_rcu()`` (kernel/sched/membarrier.c), in whose read sections
+    programs run. A kernel that refuses it (nohz_full) is not waited for: a walk takes microseconds.
+    """
+    _libc.syscall(ffi.cast("long", SYS_MEMBARRIER), ffi.cast("long", 1), ffi.cast("long", 0), ffi.cast("long", 0))
 
 
 class Refused(DatapathError):

@@ -14,6 +14,7 @@ import msgspec
 
 from headrace import abi
 from headrace.datapath.attach import attach_tc, attach_xdp, detach
+from headrace.datapath.binding import wait_for_walks
 from headrace.datapath.delta import Delta
 from headrace.datapath.index import KernelIndex
 from headrace.datapath.libbpf import Object, Program
@@ -21,8 +22,8 @@ from headrace.datapath.reader import Reader
 from headrace.datapath.use import Use, connections_at, other_tables
 from headrace.errors import DatapathError, NotSupported
 from headrace.stages.compile import ORDER
-from headrace.stages.epoch import lost
-from headrace.stages.view import Tables
+from headrace.stages.epoch import local_ports
+from headrace.stages.view import Parts, Tables, flat
 
 if TYPE_CHECKING:
     from headrace.datapath.carry import Carry
@@ -57,6 +58,7 @@ class Datapath(Reader):
         self._actual: Tables | None = None
         self._carry: Carry | None = None
         self._switched = False
+        self._applied: Parts | None = None
         self.programs: dict[str, Program] = {}
 
     def open(self) -> Self:
@@ -202,22 +204,31 @@ class Datapath(Reader):
                 )
             yield key_type.unpack(key), entry
 
-    def apply(self, desired: Tables) -> int:
-        """Make the tables the desired ones: permissions first, removals after, epochs last. Returns entries written."""
-        delta = Delta(self.actual, desired)
-        if not delta and not self._interrupted():
+    def apply(self, desired: Parts) -> int:
+        """Make the tables the desired ones: permissions first, removals after, epochs last. Returns entries written.
+
+        Raises DatapathError with nothing changed where a table is too small.
+        """
+        delta = Delta(self.actual, desired, self._applied)
+        interrupted = self._interrupted()
+        if not delta and not interrupted:
+            self._applied = desired
             return 0
+        delta.fit({name: self.maps[name].max_entries for name in ORDER})
+        self._applied = None  # until all is written
         epochs = set(delta.epochs)
-        if self._interrupted():  # whoever died here may have raised none: every flow has a local port
-            epochs |= {
-                key.value for name in (self.actual, desired) for key in name["hr_ports"] if isinstance(key, abi.U32)
-            }
+        if interrupted:  # whoever died here may have raised none: every flow has a local port
+            epochs |= local_ports(self.actual) | local_ports(flat(desired))
         self._mark(1)
         try:
             written = self._write(delta)
         finally:
             self.raise_epochs(epochs)
+        if leftovers := list(delta.leftovers()):
+            wait_for_walks()
+            written += self._delete(leftovers)
         self._mark(0)
+        self._applied = desired
         return written
 
     def _interrupted(self) -> bool:
@@ -231,23 +242,28 @@ class Datapath(Reader):
         gone = moved(delta)
         for name, entries in delta.puts():
             self.maps[name].update_many([(key.pack(), value.pack()) for key, value in entries.items()])
-            delta.actual[name].update(entries)
+            self.actual[name].update(entries)
             written += len(entries)
             if name == "hr_fdbs":
                 self._unlearn(key.pack() for key in entries)
-        for name, keys in delta.deletes():
+        written += self._delete(delta.deletes())
+        if gone:  # what was learnt behind a port that is gone, or on another network now
+            learnt = ((key, abi.Learnt.unpack(value)) for key, value in list(self.maps["hr_learnt"].items()))
+            self._unlearn(key for key, place in learnt if not place.vtep and place.endpoint in gone)
+        return written
+
+    def _delete(self, deletes: Iterable[tuple[str, list[abi.Packed]]]) -> int:
+        deleted = 0
+        for name, keys in deletes:
             if name in ARRAYS:
                 zero = bytes(abi.MAPS[name].value_size)
                 self.maps[name].update_many([(key.pack(), zero) for key in keys])
             else:
                 self.maps[name].delete_many([key.pack() for key in keys])
             for key in keys:
-                del delta.actual[name][key]
-            written += len(keys)
-        if gone:  # what was learnt behind a port that is gone, or on another network now
-            learnt = ((key, abi.Learnt.unpack(value)) for key, value in list(self.maps["hr_learnt"].items()))
-            self._unlearn(key for key, place in learnt if not place.vtep and place.endpoint in gone)
-        return written
+                del self.actual[name][key]
+            deleted += len(keys)
+        return deleted
 
     def _unlearn(self, keys: Iterable[bytes]) -> None:
         """Forget where MACs were learnt; of a MAC that a port now owns, say."""
@@ -321,10 +337,10 @@ class Datapath(Reader):
 
 def moved(delta: Delta) -> set[int]:
     """Indices of local ports that are gone, or on another segment now."""
-    after = delta.desired["hr_ports"]
+    after = flat({"hr_ports": delta.desired["hr_ports"]})["hr_ports"]
     return {
         key.value
-        for key, port in lost(delta.actual, delta.desired, "hr_ports")
+        for key, port in delta.lost("hr_ports").items()
         if isinstance(key, abi.U32) and getattr(after.get(key), "segment", None) != getattr(port, "segment", None)
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 
 from headrace import abi
 from headrace.datapath.bpfmap import Map
@@ -21,7 +21,9 @@ class KernelIndex:
         self._names = names
         self._in_use = in_use
         self._known = {key: abi.Name.unpack(value).index for key, value in names.items()}
-        self._wanted: set[bytes] = set()
+        self._asked: dict[str, dict[str, int]] = {kind: {} for kind in RANGES}
+        """What was asked for already, by plain names: digests take their time."""
+        self._wanted: dict[str, Collection[str]] = {}
         self._free = {kind: self._unused(kind) for kind in RANGES}
 
     def port(self, port: str) -> int:
@@ -36,20 +38,19 @@ class KernelIndex:
         """Index of a VTEP's adjacencies."""
         return self._get("vtep", address)
 
-    def begin(self, ports: Iterable[str], endpoints: Iterable[str], vteps: Iterable[str]) -> None:
+    def begin(self, ports: Collection[str], endpoints: Collection[str], vteps: Collection[str]) -> None:
         """Say all names that will be asked for from now on: none of them loses its index to another."""
-        self._wanted = {
-            digest(kind, name)
-            for kind, names in (("port", ports), ("endpoint", endpoints), ("vtep", vteps))
-            for name in names
-        }
+        self._wanted = {"port": ports, "endpoint": endpoints, "vtep": vteps}
 
     def _get(self, kind: str, name: str) -> int:
-        key = digest(kind, name)
-        if key not in self._known:
-            self._known[key] = self._take(kind)
-            self._names.update(key, abi.Name(index=self._known[key]).pack())
-        return self._known[key]
+        asked = self._asked[kind]
+        if name not in asked:
+            key = digest(kind, name)
+            if key not in self._known:
+                self._known[key] = self._take(kind)
+                self._names.update(key, abi.Name(index=self._known[key]).pack())
+            asked[name] = self._known[key]
+        return asked[name]
 
     def _take(self, kind: str) -> int:
         if not self._free[kind]:
@@ -69,8 +70,10 @@ class KernelIndex:
     def _reclaim(self, kind: str) -> None:
         used, vteps = self._in_use()
         busy = vteps if kind == "vtep" else used
+        wanted = {digest(kind, name) for name in self._wanted.get(kind, ())}
+        self._asked[kind].clear()
         for key, index in list(self._known.items()):
-            if key[-1] == KINDS.index(kind) and key not in self._wanted and index not in busy:
+            if key[-1] == KINDS.index(kind) and key not in wanted and index not in busy:
                 del self._known[key]
                 self._names.delete(key)
                 self._free[kind].append(index)

@@ -56,6 +56,14 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
             routers=frozenset(port.network for port in near if port.is_router and port.host is not None),
         )
 
+    def of_network(self, network: str) -> Surroundings:
+        """The part about one network."""
+        return Surroundings(
+            subnets={network: self.subnets.get(network, ())},
+            dhcp_servers=self.dhcp_servers & {network},
+            routers=self.routers & {network},
+        )
+
     def offer(self, port: Port) -> Offer:
         """What a port is configured with from here."""
         subnets = self.subnets.get(port.network, ())

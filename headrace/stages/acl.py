@@ -1,106 +1,182 @@
 """acl: policies (sets of groups) as two classifications that meet.
 
 A *selector* is what a rule says of the other side: any address, a CIDR, a group, an address group. For each policy,
-direction and family, an address falls into a *remote class* (the set of selectors it is in) and a protocol and port
-into a *service class* (the set of selectors they are allowed to). A packet is allowed if the sets meet. Both lookups
-are longest-prefix, so an entry's set is the union over all prefixes that cover it; rules for any address, or for any
-service, are decided by one lookup.
+direction and family, a protocol and port fall into a *service class* (the set of selectors that they are allowed to),
+and name the set of addresses (remote.py) in which an address falls into a *remote class* (the set of selectors it is
+in). A packet is allowed if the classes meet. Both lookups are longest-prefix, so an entry's set is the union over all
+prefixes that cover it; rules for any address, or for any service, are decided by one lookup.
 Class ids are made from their content: nothing is numbered, so a restart compiles the same entries.
 """
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
+from typing import NamedTuple
 
 import msgspec
 
 from headrace import abi
-from headrace.model import Port, Rule
-from headrace.stages.view import Prefix, Tables, View, address_octets, content_id, prefix_bits, rule_id
-
-Selector = tuple[str, str]
-"""("any" | "cidr" | "group" | "addresses", what)."""
-
-Scope = tuple[int, int, int]
-"""Policy id, direction, family."""
+from headrace.model import Port, Rule, SecurityGroup
+from headrace.stages.memo import Table
+from headrace.stages.remote import Remotes, Selector, Set, class_id, compile_set, selector_id, set_of
+from headrace.stages.view import Parts, View, content_id, numbers_id, rule_id
 
 ANY: Selector = ("any", "")
 PORT_BITS = 16
 ICMP_TYPE_BITS = 8
+EVERY_PORT = 0, 0xFFFF
 WITH_PORTS = {6, 17, 132}
 """TCP, UDP, SCTP: the protocols whose ports the datapath reads."""
+
+DIRECTIONS = {"egress": abi.Direction.FROM_PORT, "ingress": abi.Direction.TO_PORT}
+
+
+class Fact(NamedTuple):
+    """A rule as it is compiled. ``ports``: first and last value of the datapath's 16-bit service field."""
+
+    rule: Rule
+    number: int
+    digest: bytes
+    selector: Selector
+    ports: tuple[int, int]
+
+
+class Scope(NamedTuple):
+    """One direction and family of a policy. ``meeting``: selector -> the service classes with it, each with a rule."""
+
+    services: Table
+    remotes: Set | None
+    meeting: Mapping[Selector, list[tuple[int, int]]]
+
+
+class Policy(NamedTuple):
+    """A set of groups with the rules that they have."""
+
+    id: int
+    scopes: tuple[Scope, ...]
 
 
 def policy_of(view: View, port: Port) -> int:
     """The id of a port's set of groups and their rules; 0 without port security.
 
     Rules changed are another policy: it is written beside the old one, and the port moves over by one write, so no
-    packet ever meets half a change. Members come and go within a policy, an entry each.
+    packet ever meets half a change. Members come and go within a policy's sets of addresses, an entry each.
     """
-    return view.once(("policy", tuple(sorted(set(port.security_groups)))), policy_id) if port.port_security else 0
+    return compile_policy(view, port).id if port.port_security else 0
 
 
-def policy_id(view: View, groups: tuple[str, ...]) -> int:
-    """The id of these groups with the rules that they have."""
-    return content_id("policy", groups, [msgspec.structs.astuple(rule) for rule in rules_of(view, groups)])
+def compile_policy(view: View, port: Port) -> Policy:
+    """The policy of a port with port security."""
+    groups = port.security_groups
+    if groups not in view.policies:
+        names = tuple(sorted(set(groups)))
+        known = [view.state.security_groups[name] for name in names if name in view.state.security_groups]
+        facts = tuple(view.memo.after(("rules", group.id), facts_of, group) for group in known)
+        view.policies[groups] = view.memo.of(("policy", names), make_policy, names, facts)
+    found: Policy = view.policies[groups]
+    return found
 
 
-def rules_of(view: View, groups: Iterable[str]) -> list[Rule]:
-    """The rules of groups, in an order of their own."""
-    known = view.state.security_groups
-    rules = (rule for group in sorted(set(groups)) if group in known for rule in known[group].rules)
-    return sorted(rules, key=lambda rule: rule.id)
+def compile_parts(view: View) -> Parts:
+    """hr_acl_services by policy, hr_acl_remotes by set of addresses, hr_acl_matches."""
+    secured = [port for port in view.local_ports if port.port_security]
+    policies = {policy.id: policy for policy in (compile_policy(view, port) for port in secured)}
+    services: dict[Hashable, Table] = {}
+    remotes: dict[Hashable, Remotes] = {}
+    pairs: list[Table] = []
+    for policy in policies.values():
+        for place, scope in enumerate(policy.scopes):
+            services[policy.id, place] = scope.services
+            if scope.remotes:
+                found = remotes[scope.remotes.id] = compile_set(view, scope.remotes)
+                pairs.append(view.memo.of(("matches", policy.id, place), meet, scope, frozenset(found.classes)))
+    return {
+        "hr_acl_services": services,
+        "hr_acl_remotes": {wanted: found.table for wanted, found in remotes.items()},
+        "hr_acl_matches": {"": view.memo.of("matches", together, tuple(pairs))},
+    }
 
 
-def compile_tables(view: View) -> Tables:
-    """hr_acl_services, hr_acl_remotes, hr_acl_matches."""
-    tables: Tables = {"hr_acl_services": {}, "hr_acl_remotes": {}, "hr_acl_matches": {}}
-    policies = {policy_of(view, port): port.security_groups for port in view.local_ports if port.port_security}
-    for policy, groups in sorted(policies.items()):
-        rules = rules_of(view, groups)
-        for direction, name in ((abi.Direction.FROM_PORT, "egress"), (abi.Direction.TO_PORT, "ingress")):
-            for family in (4, 6):
-                scoped = [
-                    rule for rule in rules if rule.direction == name and rule.family == family and makes_sense(rule)
-                ]
-                if scoped:
-                    compile_scope(view, (policy, direction, family), scoped, tables)
-    return tables
+def facts_of(before: tuple[Fact, ...] | None, group: SecurityGroup) -> tuple[Fact, ...]:
+    """A group's rules; what was known of an equal rule still holds."""
+    known = {fact.rule.id: fact for fact in before or ()}
+    return tuple(
+        known[rule.id] if rule.id in known and known[rule.id].rule == rule else fact_of(rule) for rule in group.rules
+    )
 
 
-def compile_scope(view: View, scope: Scope, rules: list[Rule], tables: Tables) -> None:
-    """The entries of one policy, direction and family."""
-    services = list(service_sets(rules))
+def fact_of(rule: Rule) -> Fact:
+    """What compiling needs of a rule."""
+    digest = hashlib.blake2b(repr(msgspec.structs.astuple(rule)).encode(), digest_size=16).digest()
+    return Fact(rule, rule_id(rule.id), digest, selector_of(rule), EVERY_PORT if is_whole(rule) else port_range(rule))
+
+
+def make_policy(names: tuple[str, ...], groups: tuple[tuple[Fact, ...], ...]) -> Policy:
+    """These groups with the rules that they have."""
+    facts = sorted((fact for group in groups for fact in group), key=lambda fact: fact.rule.id)
+    policy = content_id("policy", names, b"".join(fact.digest for fact in facts))
+    scopes = []
+    for name, direction in DIRECTIONS.items():
+        for family in (4, 6):
+            scoped = [fact for fact in facts if fact.rule.direction == name and fact.rule.family == family]
+            if scoped := [fact for fact in scoped if makes_sense(fact.rule)]:
+                scopes.append(make_scope(policy, direction, family, scoped))
+    return Policy(policy, tuple(scopes))
+
+
+def make_scope(policy: int, direction: int, family: int, facts: list[Fact]) -> Scope:
+    """The entries of one policy, direction and family that addresses have no part in."""
+    whole = {fact.selector: fact.number for fact in reversed(facts) if is_whole(fact.rule) and fact.selector != ANY}
+    selectors = {fact.selector for fact in facts} - {ANY}
+    remotes = set_of(family, whole, selectors) if selectors else None
+    services: Table = {}
     meeting: dict[Selector, list[tuple[int, int]]] = {}
     classes: dict[frozenset[tuple[Selector, int]], int] = {}
-    for (proto, port, bits), allowed in services:
-        with_remote = frozenset((selector, rule) for selector, rule in allowed.items() if selector != ANY)
-        class_id = 0
-        if with_remote:
-            class_id = classes.get(with_remote, 0)
-            if not class_id:
-                class_id = classes[with_remote] = content_id("service", scope, sorted(with_remote))
-                for selector, rule in with_remote:
-                    meeting.setdefault(selector, []).append((class_id, rule))
-        key = service_key(scope, proto, port, bits)
-        tables["hr_acl_services"][key] = abi.AclService(class_id=class_id, rule=allowed.get(ANY, 0))
-    whole = {selector_of(rule): rule_id(rule.id) for rule in reversed(rules) if is_whole(rule)}
-    wanted = {selector_of(rule) for rule in rules} - {ANY}
-    known: dict[frozenset[Selector], abi.AclRemote] = {}
-    for prefix, selectors in remote_sets(view, scope[2], wanted):
-        if selectors not in known:
-            class_id = content_id("remote", scope, sorted(selectors))
-            rule = min((whole[selector] for selector in selectors if selector in whole), default=0)
-            known[selectors] = abi.AclRemote(class_id=class_id, rule=rule)
-            matches: dict[int, int] = {}
-            for selector in selectors:
-                for service_class, allowing in meeting.get(selector, ()):
-                    matches[service_class] = min(allowing, matches.get(service_class, allowing))
-            for service_class, allowing in matches.items():
-                pair = abi.AclMatchKey(remote_class=class_id, service_class=service_class)
-                tables["hr_acl_matches"][pair] = abi.AclMatch(rule=allowing)
-        tables["hr_acl_remotes"][remote_key(scope, prefix)] = known[selectors]
+    for (proto, port, bits), allowed in service_sets(facts):
+        with_remote = frozenset(pair for pair in allowed.items() if pair[0] != ANY)
+        if with_remote and with_remote not in classes:
+            numbers = sorted((selector_id(selector), rule) for selector, rule in with_remote)
+            classes[with_remote] = number = numbers_id("service", (each for pair in numbers for each in pair))
+            for selector, rule in with_remote:
+                meeting.setdefault(selector, []).append((number, rule))
+        key = abi.AclServiceKey(
+            prefixlen=abi.SERVICE_ANY if proto is None else abi.SERVICE_PROTO + bits,
+            direction=direction,
+            family=family,
+            policy=policy,
+            proto=proto or 0,
+            port=port,
+        )
+        services[key] = abi.AclService(
+            class_id=classes.get(with_remote, 0),
+            rule=allowed.get(ANY, 0),
+            remotes=remotes.id if remotes else 0,
+        )
+    return Scope(services, remotes, meeting)
+
+
+def meet(scope: Scope, classes: frozenset[frozenset[Selector]]) -> Table:
+    """Which classes of addresses meet which of services, and by which rule."""
+    table: Table = {}
+    for selectors in classes:
+        matches: dict[int, int] = {}
+        for selector in selectors:
+            for service, rule in scope.meeting.get(selector, ()):
+                matches[service] = min(rule, matches.get(service, rule))
+        remote = class_id(selectors)
+        for service, rule in matches.items():
+            table[abi.AclMatchKey(remote_class=remote, service_class=service)] = abi.AclMatch(rule=rule)
+    return table
+
+
+def together(tables: tuple[Table, ...]) -> Table:
+    """Several policies' matches. A pair of classes has one answer, whoever asks: it is in their names."""
+    table: Table = {}
+    for each in tables:
+        table.update(each)
+    return table
 
 
 def selector_of(rule: Rule) -> Selector:
@@ -138,23 +214,28 @@ def port_range(rule: Rule) -> tuple[int, int]:
     return rule.port_min or 0, 0xFFFF if rule.port_max is None else rule.port_max
 
 
-def service_sets(rules: list[Rule]) -> Iterator[tuple[tuple[int | None, int, int], dict[Selector, int]]]:
-    """((protocol, port, bits of it that count), selector -> rule id) for each prefix that differs from what covers it.
+def service_sets(facts: list[Fact]) -> Iterator[tuple[tuple[int | None, int, int], dict[Selector, int]]]:
+    """((protocol, port, bits of it that count), selector -> rule) for each prefix that differs from what covers it.
 
-    Rules with a remote that allow every service are left out: the remote's entry decides them alone.
+    Rules with a remote that allow every service are left out: the remote's entry decides them alone. They are found by
+    any service's entry, so there is one for every service.
     """
-    whole = [rule for rule in rules if is_whole(rule) and selector_of(rule) == ANY]
-    everywhere = {ANY: rule_id(whole[0].id)} if whole else {}
-    if everywhere:
+    whole = [fact for fact in facts if is_whole(fact.rule)]
+    everywhere = {fact.selector: fact.number for fact in reversed(whole) if fact.selector == ANY}
+    if whole:
         yield (None, 0, 0), everywhere
-    for proto in sorted({rule.protocol for rule in rules if rule.protocol is not None}):
-        ranges = [(*port_range(rule), selector_of(rule), rule_id(rule.id)) for rule in rules if rule.protocol == proto]
+    by_protocol: dict[int, list[Fact]] = {}
+    for fact in facts:
+        if fact.rule.protocol is not None:
+            by_protocol.setdefault(fact.rule.protocol, []).append(fact)
+    for proto, found in sorted(by_protocol.items()):
         base = dict(everywhere)
-        for first, last, selector, rule in ranges:
-            if (first, last) == (0, 0xFFFF):
-                base[selector] = min(rule, base.get(selector, rule))
+        for fact in found:
+            if fact.ports == EVERY_PORT:
+                base[fact.selector] = min(fact.number, base.get(fact.selector, fact.number))
         yield (proto, 0, 0), base
-        for first, last, allowed in intervals([item for item in ranges if item[:2] != (0, 0xFFFF)], base):
+        ranges = [(*fact.ports, fact.selector, fact.number) for fact in found if fact.ports != EVERY_PORT]
+        for first, last, allowed in intervals(ranges, base):
             for port, bits in prefixes(first, last):
                 yield (proto, port, bits), allowed
 
@@ -192,67 +273,3 @@ def prefixes(first: int, last: int) -> Iterator[tuple[int, int]]:
             size >>= 1
         yield first, PORT_BITS - size.bit_length() + 1
         first += size
-
-
-def remote_sets(view: View, family: int, wanted: set[Selector]) -> Iterator[tuple[Prefix, frozenset[Selector]]]:
-    """Every prefix of the wanted selectors with all selectors that cover it."""
-    own: dict[Prefix, set[Selector]] = {}
-    for selector in wanted:
-        for prefix in expand(view, selector):
-            if prefix.version == family:
-                own.setdefault(prefix, set()).add(selector)
-    covering: list[tuple[Prefix, frozenset[Selector]]] = []
-    for prefix in sorted(own, key=lambda prefix: (int(prefix.network_address), prefix.prefixlen)):
-        while covering and not covers(covering[-1][0], prefix):
-            covering.pop()
-        selectors = frozenset(own[prefix]) | (covering[-1][1] if covering else frozenset())
-        covering.append((prefix, selectors))
-        yield prefix, selectors
-
-
-def covers(outer: Prefix, inner: Prefix) -> bool:
-    """Whether one prefix holds another of the same version."""
-    shift = outer.max_prefixlen - outer.prefixlen
-    return outer.prefixlen <= inner.prefixlen and (
-        int(outer.network_address) >> shift == int(inner.network_address) >> shift
-    )
-
-
-def expand(view: View, selector: Selector) -> Iterable[Prefix]:
-    """The prefixes that a selector stands for now."""
-    kind, what = selector
-    if kind == "cidr":
-        return [ipaddress.ip_network(what)]
-    if kind == "addresses":
-        group = view.state.address_groups.get(what)
-        return [ipaddress.ip_network(cidr, strict=False) for cidr in (group.addresses if group else ())]
-    return [
-        ipaddress.ip_network(address, strict=False)
-        for port in view.members(what)
-        for address in (*port.addresses, *(pair.address for pair in port.address_pairs))
-    ]
-
-
-def service_key(scope: Scope, proto: int | None, port: int, bits: int) -> abi.AclServiceKey:
-    """Where a service is looked up; fields beyond the prefix stay zero."""
-    policy, direction, family = scope
-    return abi.AclServiceKey(
-        prefixlen=abi.SERVICE_ANY if proto is None else abi.SERVICE_PROTO + bits,
-        direction=direction,
-        family=family,
-        policy=policy,
-        proto=proto or 0,
-        port=port,
-    )
-
-
-def remote_key(scope: Scope, prefix: Prefix) -> abi.AclRemoteKey:
-    """Where an address is looked up."""
-    policy, direction, family = scope
-    return abi.AclRemoteKey(
-        prefixlen=abi.REMOTE_PREFIX + prefix_bits(prefix),
-        direction=direction,
-        family=family,
-        policy=policy,
-        addr=address_octets(prefix.network_address),
-    )

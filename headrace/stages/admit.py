@@ -2,39 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 from headrace import abi
-from headrace.model import Port
+from headrace.model import Network, Port
+from headrace.model.offer import Surroundings
 from headrace.stages.acl import policy_of
-from headrace.stages.view import Tables, View, address_octets, mac_octets, segment_of
+from headrace.stages.memo import Entry
+from headrace.stages.view import Device, Parts, View, address_octets, mac_octets, segment_of
 
 
-def compile_tables(view: View) -> Tables:
+class Local(NamedTuple):
+    """All that a local port's entry is made of."""
+
+    port: Port
+    number: int
+    network: Network
+    device: Device | None
+    policy: int
+    stateful: bool
+    around: Surroundings
+
+
+def compile_parts(view: View) -> Parts:
     """hr_configs, hr_devices, hr_ports."""
     vteps = {vtep.version: address_octets(vtep) for vtep in reversed(view.vteps)}
     config = abi.Config(
         vtep4=vteps.get(4, bytes(16)), vtep6=vteps.get(6, bytes(16)), port=view.tunnel_port, quota=view.quota
     )
-    tables: Tables = {"hr_configs": {abi.U32(value=0): config}, "hr_devices": {}, "hr_ports": {}}
-    for port in view.local_ports:
-        index = view.index.port(port.id)
-        tables["hr_ports"][abi.U32(value=index)] = compile_port(view, port)
-        device = view.devices.get(port.id)
-        if device:
-            tables["hr_devices"][abi.U32(value=device.ifindex)] = abi.Device(port=index)
-    return tables
+    around = {name: view.surroundings.of_network(name) for name in view.networks}
+    ports = {port.id: local(view, port, around[port.network]) for port in view.local_ports}
+    return {
+        "hr_configs": {"": {abi.U32(value=0): config}},
+        "hr_ports": {"": view.memo.spread("hr_ports", ports, compile_port)},
+        "hr_devices": {"": view.memo.spread("hr_devices", ports, compile_device)},
+    }
 
 
-def compile_port(view: View, port: Port) -> abi.Port:
-    """One local port; without a device it is known, and down."""
-    device = view.devices.get(port.id)
+def local(view: View, port: Port, around: Surroundings) -> Local:
+    """A local port with what it refers to. Without a device it is known, and down."""
     known = view.state.security_groups
-    groups = [known[group] for group in port.security_groups if group in known]
-    flags = 0
+    return Local(
+        port=port,
+        number=view.index.port(port.id),
+        network=view.networks[port.network],
+        device=view.devices.get(port.id),
+        policy=policy_of(view, port),
+        stateful=all(known[group].stateful for group in port.security_groups if group in known),
+        around=around,
+    )
+
+
+def compile_port(own: Local) -> Iterator[Entry]:
+    """The port by its index."""
+    port, device, flags = own.port, own.device, 0
     if port.admin_up and device:
         flags |= abi.PortFlag.UP
     if port.port_security:
         flags |= abi.PortFlag.SECURITY
-    if port.port_security and all(group.stateful for group in groups):
+    if port.port_security and own.stateful:
         flags |= abi.PortFlag.STATEFUL
     if port.is_router:
         flags |= abi.PortFlag.ROUTER
@@ -42,19 +69,27 @@ def compile_port(view: View, port: Port) -> abi.Port:
         flags |= abi.PortFlag.PEER
     if device and device.xdp:
         flags |= abi.PortFlag.XDP
-    offer = view.surroundings.offer(port)
+    offer = own.around.offer(port)
     if offer.dhcp4:
         flags |= abi.PortFlag.DHCP4
     if offer.dhcp6:
         flags |= abi.PortFlag.DHCP6
     if offer.advert:
         flags |= abi.PortFlag.RA
-    network = view.networks[port.network]
-    return abi.Port(
-        policy=policy_of(view, port),
-        flags=flags,
-        ifindex=device.ifindex if device else 0,
-        segment=segment_of(network),
-        mtu=network.mtu,
-        mac=mac_octets(port.mac),
+    yield (
+        abi.U32(value=own.number),
+        abi.Port(
+            policy=own.policy,
+            flags=flags,
+            ifindex=device.ifindex if device else 0,
+            segment=segment_of(own.network),
+            mtu=own.network.mtu,
+            mac=mac_octets(port.mac),
+        ),
     )
+
+
+def compile_device(own: Local) -> Iterator[Entry]:
+    """The device by which the port's packets enter."""
+    if own.device:
+        yield abi.U32(value=own.device.ifindex), abi.Device(port=own.number)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from headrace import abi
 from headrace.model import Port
-from headrace.stages.view import Prefix, Table, Tables, View, address_octets, mac_octets, prefix_bits
+from headrace.stages.memo import Entry
+from headrace.stages.view import Parts, Prefix, View, address_octets, mac_octets, prefix_bits
 
 UNSPECIFIED = (ipaddress.ip_network("0.0.0.0/32"), ipaddress.ip_network("::/128"))
 ANYWHERE = ipaddress.ip_network("::/0")
@@ -16,20 +17,23 @@ MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 NOT_ALLOWED = 0
 
 
-def compile_tables(view: View) -> Tables:
+def compile_parts(view: View) -> Parts:
     """hr_sources."""
-    entries: Table = {
-        abi.SourceKey(
+    ports = {port.id: (port, view.index.port(port.id)) for port in view.local_ports if port.port_security}
+    return {"hr_sources": {"": view.memo.spread("hr_sources", ports, compile_port)}}
+
+
+def compile_port(own: tuple[Port, int]) -> Iterator[Entry]:
+    """Every source of a port."""
+    port, index = own
+    for mac, prefix, kind in sources(port):
+        key = abi.SourceKey(
             prefixlen=abi.SOURCE_PREFIX + (0 if prefix == ANYWHERE else prefix_bits(prefix)),
-            port=view.index.port(port.id),
+            port=index,
             mac=mac_octets(mac),
             addr=address_octets(prefix.network_address),
-        ): abi.U32(value=kind)
-        for port in view.local_ports
-        if port.port_security
-        for mac, prefix, kind in sources(port)
-    }
-    return {"hr_sources": entries}
+        )
+        yield key, abi.U32(value=kind)
 
 
 def sources(port: Port) -> Iterator[tuple[str, Prefix, int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headrace.stages import acl, admit, anti_spoof, encap_vxlan, forward, respond
-from headrace.stages.view import Tables, View
+from headrace.stages.view import Parts, Tables, View, flat
 
 ORDER = (
     "hr_adjacencies",
@@ -22,10 +22,15 @@ ORDER = (
 """The order in which entries are put, and the reverse of that in which they go: what is referred to comes first."""
 
 
-def compile_tables(view: View) -> Tables:
-    """Every table that the agent writes, from desired state alone."""
-    tables: Tables = {name: {} for name in ORDER}
+def compile_parts(view: View) -> Parts:
+    """Every table that the agent writes, from desired state alone; parts that the view's memo knows stay the same."""
+    view.memo.turn()
+    parts: Parts = {name: {} for name in ORDER}
     for stage in (admit, anti_spoof, respond, acl, forward, encap_vxlan):
-        for name, entries in stage.compile_tables(view).items():
-            tables[name].update(entries)
-    return tables
+        parts.update(stage.compile_parts(view))
+    return parts
+
+
+def compile_tables(view: View) -> Tables:
+    """The same, put together."""
+    return flat(compile_parts(view))

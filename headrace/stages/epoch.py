@@ -7,36 +7,29 @@ and to any MAC that a workload likes, packets with that address carry another MA
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from headrace import abi
 from headrace.stages.view import Tables
 
 
-def concerned(old: Tables, new: Tables) -> set[int]:
-    """Indices whose flows must be decided again when ``old`` becomes ``new``."""
+def concerned(old: Tables, lost: Tables) -> set[int]:
+    """Indices whose flows must be decided again when tables lose entries of ``old``, or have others in their place."""
     indices: set[int] = set()
-    if old.get("hr_configs", {}) != new.get("hr_configs", {}):
+    if lost.get("hr_configs") or lost.get("hr_vteps"):  # what came from a VTEP has the index of who sent it
         indices |= local_ports(old)
-    indices.update(key.value for key, _ in lost(old, new, "hr_ports") if isinstance(key, abi.U32))
-    indices.update(key.port for key, _ in lost(old, new, "hr_sources") if isinstance(key, abi.SourceKey))
-    for _, value in lost(old, new, "hr_fdbs"):
-        indices.add(value.endpoint)  # type: ignore[attr-defined]
-    if any(True for _ in lost(old, new, "hr_vteps")):  # what came from there has the index of who sent it
-        indices |= local_ports(old)
-    policies = {key.policy for key, _ in lost(old, new, "hr_acl_services") if isinstance(key, abi.AclServiceKey)}
-    policies |= {key.policy for key, _ in lost(old, new, "hr_acl_remotes") if isinstance(key, abi.AclRemoteKey)}
+    indices |= local_ports(lost)
+    indices.update(key.port for key in lost.get("hr_sources", {}) if isinstance(key, abi.SourceKey))
+    indices.update(value.endpoint for value in lost.get("hr_fdbs", {}).values() if isinstance(value, abi.Fdb))
+    policies = {key.policy for key in lost.get("hr_acl_services", {}) if isinstance(key, abi.AclServiceKey)}
+    remotes = {key.remotes for key in lost.get("hr_acl_remotes", {}) if isinstance(key, abi.AclRemoteKey)}
+    if remotes:
+        for key, service in old.get("hr_acl_services", {}).items():
+            if service.remotes in remotes:  # type: ignore[attr-defined]
+                policies.add(key.policy)  # type: ignore[attr-defined]
     if policies:
-        for key, value in old.get("hr_ports", {}).items():
-            if value.policy in policies:  # type: ignore[attr-defined]
-                indices.add(key.value)  # type: ignore[attr-defined]
+        for key, port in old.get("hr_ports", {}).items():
+            if isinstance(key, abi.U32) and isinstance(port, abi.Port) and port.policy in policies:
+                indices.add(key.value)
     return indices
-
-
-def lost(old: Tables, new: Tables, name: str) -> Iterator[tuple[abi.Packed, abi.Packed]]:
-    """Entries of ``old`` that ``new`` lacks or has otherwise."""
-    after = new.get(name, {})
-    return ((key, value) for key, value in old.get(name, {}).items() if after.get(key) != value)
 
 
 def local_ports(tables: Tables) -> set[int]:

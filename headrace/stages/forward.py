@@ -2,26 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from headrace import abi
-from headrace.stages.view import Table, Tables, View, mac_octets, segment_of
+from headrace.model import Port
+from headrace.stages.memo import Entry, Table
+from headrace.stages.view import Parts, View, mac_octets, segment_of
+
+Place = tuple[Port, int, int, int]
+"""A port, its segment, its index, and the index of the VTEP that it is behind; 0: here."""
 
 
-def compile_tables(view: View) -> Tables:
-    """hr_fdbs, hr_floods. An address pair's MAC has no entry: where it is, is learnt."""
-    fdbs: Table = {}
-    places: dict[int, list[abi.Flood]] = {}
+def compile_parts(view: View) -> Parts:
+    """hr_fdbs and hr_floods, by network. An address pair's MAC has no entry: where it is, is learnt."""
+    places: dict[str, dict[str, Place]] = {name: {} for name in view.networks}
+    segments = {name: segment_of(network) for name, network in view.networks.items()}
+    vteps = {vtep: view.index.vtep(str(vtep)) for vtep in {vtep for _, vtep in view.remote_ports}}
     for port, vtep in view.remote_ports:
-        segment, index = segment_of(view.networks[port.network]), view.index.vtep(str(vtep))
-        key = abi.FdbKey(segment=segment, mac=mac_octets(port.mac))
-        fdbs[key] = abi.Fdb(endpoint=view.index.endpoint(f"port {port.id}"), vtep=index)
-        places.setdefault(segment, []).append(abi.Flood(vtep=index))
+        index = view.index.endpoint(f"port {port.id}")
+        places[port.network][port.id] = port, segments[port.network], index, vteps[vtep]
     for port in view.local_ports:
-        segment, index = segment_of(view.networks[port.network]), view.index.port(port.id)
-        fdbs[abi.FdbKey(segment=segment, mac=mac_octets(port.mac))] = abi.Fdb(endpoint=index)
-        places.setdefault(segment, []).append(abi.Flood(port=index))
-    floods: Table = {
-        abi.FloodKey(segment=segment, slot=slot): place
-        for segment, members in places.items()
-        for slot, place in enumerate(sorted(set(members), key=lambda place: (place.vtep, place.port)))
+        places[port.network][port.id] = port, segments[port.network], view.index.port(port.id), 0
+    memo = view.memo
+    return {
+        "hr_fdbs": {name: memo.spread(("hr_fdbs", name), found, compile_port) for name, found in places.items()},
+        "hr_floods": {
+            name: memo.of(
+                ("hr_floods", name),
+                compile_floods,
+                segments[name],
+                tuple(sorted({(vtep, 0 if vtep else index) for _, _, index, vtep in found.values()})),
+            )
+            for name, found in places.items()
+        },
     }
-    return {"hr_fdbs": fdbs, "hr_floods": floods}
+
+
+def compile_port(place: Place) -> Iterator[Entry]:
+    """Where a port's MAC is."""
+    port, segment, index, vtep = place
+    yield abi.FdbKey(segment=segment, mac=mac_octets(port.mac)), abi.Fdb(endpoint=index, vtep=vtep)
+
+
+def compile_floods(segment: int, places: tuple[tuple[int, int], ...]) -> Table:
+    """Slots without gaps, for (VTEP, port) pairs of which one is 0."""
+    return {
+        abi.FloodKey(segment=segment, slot=slot): abi.Flood(vtep=vtep, port=port)
+        for slot, (vtep, port) in enumerate(places)
+    }

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator
 
 from headrace import abi
-from headrace.stages.view import Table, Tables, View, address_octets, mac_octets, segment_of
+from headrace.model import Port
+from headrace.stages.memo import Entry
+from headrace.stages.view import Parts, View, address_octets, mac_octets, segment_of
 
 
-def compile_tables(view: View) -> Tables:
-    """hr_neighbours."""
-    entries: Table = {}
+def compile_parts(view: View) -> Parts:
+    """hr_neighbours by network."""
+    found: dict[str, dict[str, tuple[Port, int]]] = {name: {} for name in view.networks}
+    segments = {name: segment_of(network) for name, network in view.networks.items()}
     for port in view.ports:
         if port.port_security and port.host is not None and not port.is_router:
-            segment = segment_of(view.networks[port.network])
-            for address in port.addresses:
-                key = abi.NeighbourKey(segment=segment, addr=address_octets(ipaddress.ip_address(address)))
-                entries[key] = abi.Neighbour(mac=mac_octets(port.mac))
-    return {"hr_neighbours": entries}
+            found[port.network][port.id] = port, segments[port.network]
+    return {
+        "hr_neighbours": {
+            name: view.memo.spread(("hr_neighbours", name), ports, compile_port) for name, ports in found.items()
+        }
+    }
+
+
+def compile_port(own: tuple[Port, int]) -> Iterator[Entry]:
+    """A port's addresses."""
+    port, segment = own
+    neighbour = abi.Neighbour(mac=mac_octets(port.mac))
+    for address in port.addresses:
+        yield abi.NeighbourKey(segment=segment, addr=address_octets(ipaddress.ip_address(address))), neighbour

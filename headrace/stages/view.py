@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import ipaddress
-from collections.abc import Callable, Mapping
+import struct
+from collections.abc import Hashable, Iterable, Mapping
 from functools import cached_property
-from typing import Protocol, TypeVar
+from typing import Any, Protocol
 
 import msgspec
 
 from headrace import abi
 from headrace.model import Network, Port, State
 from headrace.model.offer import Surroundings
+from headrace.stages.memo import Memo, Table
 
-Table = dict[abi.Packed, abi.Packed]
 Tables = dict[str, Table]
 """Table name (as in bpf/maps.h) -> its entries."""
 
+Parts = dict[str, dict[Hashable, Table]]
+"""The same in parts without a key in common. A part that did not change is the same object: nobody looks into it."""
+
+ID = struct.Struct("<Q")
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Prefix = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-Known = TypeVar("Known")
 
 
 class Index(Protocol):
@@ -55,6 +59,7 @@ class View:
 
     ``devices``: port id -> its device, where it is there. ``vteps``: this host's own tunnel endpoints.
     ``whole``: the uplinks are veths, which hand super-packets to the other host as they are.
+    ``memo``: what an earlier view's compilation found; it makes the next one quicker, and no different.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class View:
         tunnel_port: int = 4789,
         quota: int = 0,
         whole: bool = False,
+        memo: Memo | None = None,
     ) -> None:
         self.state = state
         self.host = host
@@ -77,13 +83,10 @@ class View:
         self.tunnel_port = tunnel_port
         self.quota = quota
         self.whole = whole
-        self._once: dict[tuple[str, object], int] = {}
-
-    def once(self, key: tuple[str, Known], make: Callable[[View, Known], int]) -> int:
-        """What ``make`` says of the key's second part, asked once for each view."""
-        if key not in self._once:
-            self._once[key] = make(self, key[1])
-        return self._once[key]
+        self.memo = memo or Memo()
+        self.policies: dict[tuple[str, ...], Any] = {}
+        """Compiled policies, by a port's groups as it lists them."""
+        self._vteps: dict[str | None, Address | None] = {}
 
     @cached_property
     def clashes(self) -> dict[str, str]:
@@ -126,10 +129,12 @@ class View:
 
     def vtep_of(self, host: str | None) -> Address | None:
         """The first tunnel endpoint of another host whose IP version this host has too."""
-        known = self.state.hosts.get(host or "")
-        own = {vtep.version for vtep in self.vteps}
-        addresses = map(ipaddress.ip_address, known.vteps if known else ())
-        return next((address for address in addresses if address.version in own), None)
+        if host not in self._vteps:
+            known = self.state.hosts.get(host or "")
+            own = {vtep.version for vtep in self.vteps}
+            addresses = map(ipaddress.ip_address, known.vteps if known else ())
+            self._vteps[host] = next((address for address in addresses if address.version in own), None)
+        return self._vteps[host]
 
     def members(self, group: str) -> list[Port]:
         """The ports, anywhere, that carry a security group."""
@@ -170,6 +175,24 @@ def content_id(*parts: object) -> int:
     return int.from_bytes(digest, "little") | 1 << 62
 
 
+def numbers_id(kind: str, numbers: Iterable[int]) -> int:
+    """The same of 64-bit ids."""
+    data = b"".join(map(ID.pack, numbers))
+    digest = hashlib.blake2b(data, digest_size=8, person=kind.encode()).digest()
+    return int.from_bytes(digest, "little") | 1 << 62
+
+
+@functools.lru_cache(1 << 17)
 def rule_id(rule: str) -> int:
     """How the datapath names a rule."""
     return content_id("rule", rule)
+
+
+def flat(parts: Parts) -> Tables:
+    """Parts put together."""
+    tables: Tables = {}
+    for name, held in parts.items():
+        table = tables[name] = {}
+        for entries in held.values():
+            table.update(entries)
+    return tables

@@ -24,8 +24,8 @@ from headrace.datapath.decision import RULE_NONE, Arrival, Output, Refusal
 from headrace.datapath.libbpf import Object, Program
 from headrace.datapath.ringbuf import RingBuffer
 from headrace.model import State as Desired
-from headrace.stages import Device, Tables, View, compile_tables
-from headrace.stages.view import rule_id
+from headrace.stages import Device, Memo, Tables, View, compile_parts
+from headrace.stages.view import flat, rule_id
 from headrace.testing import observation as seen
 from headrace.testing.clang import compile_bpf
 from headrace.testing.memory import Memory, span
@@ -78,6 +78,7 @@ class PacketHost:
         self._exit = contextlib.ExitStack()
         self.ports: dict[str, int] = {}
         self._before: Counts | None = None
+        self._memo = Memo()
         self.state = Desired()
         self.desired: Tables = {}
         self.host = ""
@@ -117,14 +118,15 @@ class PacketHost:
         self.state, self._before = state, None
         devices = self._devices(state)
         own = state.hosts[self.host].vteps if self.host in state.hosts else ()
-        view = View(state, self.host, self.datapath.index, devices, own, **self._options)
+        view = View(state, self.host, self.datapath.index, devices, own, memo=self._memo, **self._options)
         self.ports.clear()
         self.ports.update({port.id: self.datapath.index.port(port.id) for port in view.local_ports})
         self.memory.names.update({index: port for port, index in self.ports.items()})
         self._rules = {rule_id(rule.id): rule.id for group in state.security_groups.values() for rule in group.rules}
         self.stand.resolve(vtep for host in state.hosts.values() for vtep in host.vteps)
-        self.desired = compile_tables(view)
-        return self.datapath.apply(self.desired)
+        parts = compile_parts(view)
+        self.desired = flat(parts)
+        return self.datapath.apply(parts)
 
     def unlike(self) -> list[str]:
         """Names of the tables that are not what is desired, read back from the kernel."""

@@ -16,7 +16,6 @@ from headrace.datapath.binding import check, ffi, lib
 from headrace.datapath.bpf import Datapath
 from headrace.datapath.bpfmap import Map
 from headrace.datapath.decision import Key, Place
-from headrace.stages import Tables
 from headrace.stages.compile import ORDER
 from headrace.stages.view import address_octets
 from headrace.testing.observation import key_of
@@ -39,8 +38,7 @@ class Memory:
     def clear(self) -> None:
         """Forget everything; what is applied goes too."""
         tables = self._datapath.maps
-        nothing: Tables = {name: {} for name in ORDER}
-        self._datapath.apply(nothing)
+        self._datapath.apply({name: {} for name in ORDER})
         for name in WITH_PACKETS:
             tables[name].delete_many(list(tables[name].keys()))
         for cursor in (abi.Cursor.FRESH, abi.Cursor.SWEEP):

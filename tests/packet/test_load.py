@@ -5,7 +5,7 @@ from __future__ import annotations
 from headrace import abi
 from headrace.datapath.bpf import OBJECTS, Datapath, Sizes
 from headrace.model import State
-from headrace.stages import Device, View, compile_tables
+from headrace.stages import Device, View, compile_parts
 from headrace.testing import packet
 from headrace.testing.host import PacketHost
 from headrace.testing.observation import TC_ACT_REDIRECT, skb_context
@@ -32,7 +32,7 @@ def test_nothing_is_observed_unless_asked_for(host: PacketHost) -> None:
     context, frame = skb_context(devices["a"].ifindex), packet.udp(a, b, 1, 2)
     for observe in (False, True):
         with Datapath(host.stand.bpffs() / "headrace", Sizes(connections=64), observe=observe) as datapath:
-            datapath.apply(compile_tables(View(state, "h1", datapath.index, devices, HOSTS[0].vteps)))
+            datapath.apply(compile_parts(View(state, "h1", datapath.index, devices, HOSTS[0].vteps)))
             with host.stand.inside():
                 result = datapath.programs["hr_from_port"].test_run(frame, ctx=context)
             values = datapath.maps["hr_conclusions"].lookup_cpus(bytes(4)) or []

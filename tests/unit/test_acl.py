@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from headrace import abi
 from headrace.model import AddressGroup, Network, Port, Rule, SecurityGroup, Segment, State
-from headrace.stages import View
-from headrace.stages.acl import compile_tables, intervals, makes_sense, policy_of, port_range, prefixes
-from headrace.stages.view import Table, Tables, address_octets, rule_id
+from headrace.stages import Table, Tables, View, compile_tables
+from headrace.stages.acl import intervals, makes_sense, policy_of, port_range, prefixes
+from headrace.stages.view import address_octets, rule_id
 from headrace.testing.index import Counting
 
 CIDRS = ["0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "10.1.2.3/32", "172.16.0.0/12"]
@@ -43,18 +43,16 @@ def decide(tables: Tables, policy: int, direction: int, remote: str, proto: int,
     service_key = abi.AclServiceKey(
         prefixlen=128, direction=direction, family=address.version, policy=policy, proto=proto, port=service
     )
-    remote_key = abi.AclRemoteKey(
-        prefixlen=224, direction=direction, family=address.version, policy=policy, addr=address_octets(address)
-    )
     by_service = lookup(tables["hr_acl_services"], service_key.pack(), 128)
-    if by_service and by_service.rule:
-        return int(by_service.rule)
-    by_remote = lookup(tables["hr_acl_remotes"], remote_key.pack(), 224)
+    if not by_service or by_service.rule:
+        return int(by_service.rule) if by_service else 0
+    remote_key = abi.AclRemoteKey(prefixlen=224, remotes=by_service.remotes, addr=address_octets(address))
+    by_remote = lookup(tables["hr_acl_remotes"], remote_key.pack(), 224) if by_service.remotes else None
     if not by_remote:
         return 0
     if by_remote.rule:
         return int(by_remote.rule)
-    if not by_service or not by_service.class_id:
+    if not by_service.class_id:
         return 0
     pair = abi.AclMatchKey(remote_class=by_remote.class_id, service_class=by_service.class_id)
     match: Any = tables["hr_acl_matches"].get(pair)

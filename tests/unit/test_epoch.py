@@ -8,9 +8,8 @@ import msgspec
 
 from headrace.datapath.delta import Delta
 from headrace.model import Host, Network, Port, Rule, SecurityGroup, Segment, State
-from headrace.stages import Device, Tables, View, compile_tables
+from headrace.stages import Device, Parts, Tables, View, compile_tables
 from headrace.stages.compile import ORDER
-from headrace.stages.epoch import concerned
 from headrace.testing.index import Counting
 
 INDEX = Counting()
@@ -39,6 +38,14 @@ def state(rules: tuple[Rule, ...], **changes: dict[str, Any]) -> State:
 def compiled(desired: State) -> Tables:
     devices = {"a1": Device(ifindex=5, name="tapa1"), "a2": Device(ifindex=6, name="tapa2")}
     return compile_tables(View(desired, "a", INDEX, devices, ("192.0.2.1",)))
+
+
+def parts(tables: Tables) -> Parts:
+    return {name: {"all": table} for name, table in tables.items()}
+
+
+def concerned(old: Tables, new: Tables) -> set[int]:
+    return Delta(old, parts(new)).epochs
 
 
 MEMBERS = (Rule(id="r1", direction="ingress", remote_group="g"), Rule(id="e", direction="egress"))
@@ -103,15 +110,16 @@ def test_an_address_taken_away_concerns_the_port() -> None:
 
 def test_a_delta_puts_what_is_referred_to_first_and_ends_equal() -> None:
     before, after = compiled(state(MEMBERS)), compiled(state(ONE_MORE, b1={"host": "c"}))
-    delta = Delta({name: dict(table) for name, table in before.items()}, after)
+    delta = Delta({name: dict(table) for name, table in before.items()}, parts(after))
     order = [name for name, _ in delta.puts()]
     assert order == sorted(order, key=ORDER.index)
-    gone = [name for name, _ in delta.deletes()]
-    assert gone == sorted(gone, key=ORDER.index, reverse=True)
+    for deletes in (delta.deletes(), delta.leftovers()):
+        gone = [name for name, _ in deletes]
+        assert gone == sorted(gone, key=ORDER.index, reverse=True)
     for name, entries in delta.puts():
         before[name].update(entries)
-    for name, keys in delta.deletes():
+    for name, keys in (*delta.deletes(), *delta.leftovers()):
         for key in keys:
             del before[name][key]
     assert before == after
-    assert not Delta(before, after)
+    assert not Delta(before, parts(after))

@@ -32,6 +32,8 @@ NO_PACKET_TEST: dict[str, str] = {}
 ONLY_COMPILER = {
     "compile": "calls every compiler",
     "epoch": "says whose decisions a change made wrong",
+    "memo": "what an earlier compilation found, for all of them",
+    "remote": "the addresses that acl's rules speak of",
     "view": "what the compilers compile from",
 }
 ONLY_PACKET_TEST = {

@@ -2,7 +2,7 @@
 /* Replay: one lookup, and the decision of the first packet is carried out again - or the packet takes the walk.
  *
  * Whatever a walk would have judged about this very packet, and the key does not say, is compared here: the frame's
- * MACs, the VTEP it came from, its length, the epochs of both sides, the connection being alive and not reopened.
+ * MACs, the VTEP it came from, its length, the epochs of both sides, the connection being alive. SYN and RST are never replayed.
  */
 #ifndef HR_REPLAY_H
 #define HR_REPLAY_H
@@ -21,10 +21,13 @@ struct hr_replay {
 static __always_inline bool hr_replay(const struct hr_packet *packet, __u32 length, const __u8 *outer_saddr,
 				      struct hr_replay *replay, __u64 now)
 {
-	struct hr_flow *flow = bpf_map_lookup_elem(&hr_flows, &packet->key);
+	struct hr_flow *flow;
 	struct hr_conn *conn;
-	bool reply;
 
+	replay->known = true;
+	if (hr_tcp_walks(packet))
+		return false;
+	flow = bpf_map_lookup_elem(&hr_flows, &packet->key);
 	replay->known = flow;
 	if (!flow)
 		return false;
@@ -46,17 +49,21 @@ static __always_inline bool hr_replay(const struct hr_packet *packet, __u32 leng
 	conn = bpf_map_lookup_elem(&hr_conns, &replay->flow.conn);
 	if (!conn || READ_ONCE(conn->id) != replay->flow.conn_id || hr_expired(conn, now, 0))
 		return false;
-	if (packet->key.proto == IPPROTO_TCP && hr_tcp_reopens(conn->state, packet->tcp_flags))
+	/* The first answer may set TCP's numbers anew. */
+	if (conn->state == HR_STATE_SYN_SENT && replay->flow.flags & HR_FLOW_REPLY)
 		return false;
-	reply = replay->flow.flags & HR_FLOW_REPLY;
-	hr_advance(conn, packet, reply);
 	replay->conn = conn;
 	return true;
 }
 
-static __always_inline void hr_replay_count(struct hr_replay *replay, struct hr_weight weight, __u64 now)
+/* The packet leaves: only then does it change its connection. */
+static __always_inline void hr_replay_done(struct hr_replay *replay, const struct hr_packet *packet,
+					   struct hr_weight weight, __u64 now)
 {
-	hr_count_connection(&replay->conn->counter[replay->flow.flags & HR_FLOW_REPLY ? 1 : 0], weight, now);
+	bool reply = replay->flow.flags & HR_FLOW_REPLY;
+
+	hr_go_on(replay->conn, packet, reply);
+	hr_count_connection(&replay->conn->counter[reply], weight, now);
 }
 
 #endif

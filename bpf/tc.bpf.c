@@ -112,7 +112,7 @@ int hr_from_port(struct __sk_buff *skb)
 		verdict = hr_carry_out(skb, &packet, &replay, weight, 0);
 		if (verdict >= 0) {
 			hr_count_from_port(from, weight);
-			hr_replay_count(&replay, weight, now);
+			hr_replay_done(&replay, &packet, weight, now);
 			return verdict;
 		}
 	}
@@ -198,7 +198,7 @@ int hr_from_uplink(struct __sk_buff *skb)
 	    hr_replay(&packet, length, outer.saddr, &replay, now)) {
 		verdict = hr_carry_out(skb, &packet, &replay, weight, outer.length);
 		if (verdict >= 0) {
-			hr_replay_count(&replay, weight, now);
+			hr_replay_done(&replay, &packet, weight, now);
 			return verdict;
 		}
 	}

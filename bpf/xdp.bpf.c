@@ -88,7 +88,7 @@ int hr_xdp_from_port(struct xdp_md *xdp)
 			return XDP_PASS;
 		hr_count_from_port(device->port, weight);
 		hr_count_to_port(replay.flow.out, weight);
-		hr_replay_count(&replay, weight, now);
+		hr_replay_done(&replay, &packet, weight, now);
 		hr_xdp_conclude(&packet, port->ifindex);
 		return bpf_redirect(port->ifindex, 0);
 	}
@@ -103,7 +103,7 @@ int hr_xdp_from_port(struct xdp_md *xdp)
 	if (!hr_xdp_push(xdp, &copy, hr_outer_tos(&packet), replay.flow.vni, hash, length))
 		return hr_xdp_drop(device->port);
 	hr_count_from_port(device->port, weight);
-	hr_replay_count(&replay, weight, now);
+	hr_replay_done(&replay, &packet, weight, now);
 	hr_xdp_conclude(&packet, copy.ifindex);
 	return bpf_redirect(copy.ifindex, 0);
 }
@@ -160,7 +160,7 @@ int hr_xdp_from_uplink(struct xdp_md *xdp)
 	if (bpf_xdp_adjust_head(xdp, outer.length))
 		return XDP_PASS;
 	hr_count_to_port(replay.flow.out, weight);
-	hr_replay_count(&replay, weight, now);
+	hr_replay_done(&replay, &packet, weight, now);
 	hr_xdp_conclude(&packet, port->ifindex);
 	return bpf_redirect(port->ifindex, 0);
 }

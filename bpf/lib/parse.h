@@ -34,6 +34,9 @@ struct hr_packet {
 	__u32 ip_length; /* of the IP packet with its header */
 	__u32 fragment_offset; /* octets */
 	__u32 fragment_id;
+	__u32 tcp_seq; /* host order */
+	__u32 tcp_end; /* the sequence number after its last octet; SYN and FIN count as one */
+	__u32 tcp_ack; /* host order; where tcp_flags has ACK */
 	__u16 ethertype; /* host order */
 	__u8 kind; /* enum hr_kind */
 	__u8 fragment; /* enum hr_fragment_place */
@@ -118,6 +121,10 @@ static __always_inline int hr_parse_l4(void *data, void *data_end, __u32 offset,
 		packet->key.dport = tcp->dest;
 		packet->header = offset + length;
 		packet->tcp_flags = flags;
+		packet->tcp_seq = bpf_ntohl(tcp->seq);
+		packet->tcp_ack = bpf_ntohl(tcp->ack_seq);
+		packet->tcp_end =
+			packet->tcp_seq + end - packet->header + !!(flags & HR_TCP_SYN) + (flags & HR_TCP_FIN);
 		if (((flags & HR_TCP_SYN) && (flags & (HR_TCP_FIN | HR_TCP_RST))) ||
 		    ((flags & HR_TCP_FIN) && (flags & HR_TCP_RST)) ||
 		    !(flags & (HR_TCP_SYN | HR_TCP_ACK | HR_TCP_RST | HR_TCP_FIN)))

@@ -153,6 +153,9 @@ static __always_inline int hr_track_find(struct hr_walk *walk, const struct hr_f
 	if (hr_expired(conn, bpf_ktime_get_coarse_ns(), 0) ||
 	    (!related && key->proto == IPPROTO_TCP && hr_tcp_reopens(conn->state, walk->packet.tcp_flags)))
 		return hr_retire(flow.conn, flow.conn_id) ? HR_REASON_NONE : HR_REASON_BUSY;
+	if (!related && walk->packet.tcp_flags & HR_TCP_RST &&
+	    hr_tcp_judge_reset(conn, &walk->packet, flow.flags & HR_FLOW_REPLY) == HR_TCP_REFUSED)
+		return HR_REASON_TCP_WINDOW;
 	walk->conn = flow.conn;
 	walk->conn_id = flow.conn_id;
 	walk->conn_flags = conn->flags;

@@ -11,7 +11,8 @@ import msgspec
 
 from headrace.abi import State
 from headrace.datapath.decision import Course, Key, Place, Side
-from headrace.datapath.packet import ACK, FIN, ICMP, ICMPV6, RST, SYN, TCP, UDP
+from headrace.datapath.oracle_tcp import Segment, TcpSide, believed, is_just_above, plausible
+from headrace.datapath.packet import FIN, ICMP, ICMPV6, SYN, TCP, UDP
 
 FRAGMENT_LIFE = 30_000
 """Milliseconds that the ports of a first fragment are kept."""
@@ -20,7 +21,7 @@ TIMEOUTS = {
     State.SYN_SENT: 120_000,
     State.SYN_RECEIVED: 60_000,
     State.ESTABLISHED: 432_000_000,
-    State.CLOSING: 120_000,
+    State.CLOSING: 240_000,
     State.TIME_WAIT: 120_000,
     State.CLOSED: 10_000,
     State.STATELESS: 30_000,
@@ -36,7 +37,8 @@ class Connection(msgspec.Struct, kw_only=True):
     """What outlives decisions. ``reply`` None: nothing answers it.
 
     ``receiver``: where the original direction went, and so where replies enter. ``tracks_from``, ``tracks_to``: the
-    original sender's and receiver's side let replies pass. Counters are of (original, reply) packets.
+    original sender's and receiver's side let replies pass. Counters are of (original, reply) packets, and so is what
+    the sides of a TCP connection have sent, ``tcp``.
     """
 
     state: State
@@ -52,6 +54,7 @@ class Connection(msgspec.Struct, kw_only=True):
     seen: int = 0
     packets: list[int] = msgspec.field(default_factory=lambda: [0, 0])
     octets: list[int] = msgspec.field(default_factory=lambda: [0, 0])
+    tcp: tuple[TcpSide, TcpSide] = msgspec.field(default_factory=lambda: (TcpSide(), TcpSide()))
 
     @property
     def keys(self) -> list[Key]:
@@ -80,20 +83,41 @@ class Connection(msgspec.Struct, kw_only=True):
             return self.original.where
         return self.reply.where if self.reply else None
 
-    def advance(self, course: Course, flags: int | None) -> None:
-        """Take the state on by a packet. ``flags``: TCP's, None of a later fragment or another protocol."""
+    def sides(self, course: Course) -> tuple[TcpSide, TcpSide]:
+        """What the sender of a segment and the other side have sent."""
+        original, reply = self.tcp
+        return (reply, original) if course == "reply" else (original, reply)
+
+    def refuses(self, course: Course, segment: Segment | None) -> bool:
+        """Whether a segment is a RST that its receiver would neither believe nor ask about."""
+        if segment is None or not segment.resets or self.state == State.STATELESS:
+            return False
+        own, other = self.sides(course)
+        return not believed(segment, own, other) and not is_just_above(segment.seq, own)
+
+    def advance(self, course: Course, segment: Segment | None) -> None:
+        """Take the state on by a packet. ``segment``: None of a later fragment or another protocol."""
         if self.original.protocol != TCP:
             if self.state == State.NEW and course == "reply":
                 self.state = State.ASSURED
             return
-        if flags is not None:
-            self.state = self._after_segment(course, flags)
+        if segment is None or self.state == State.STATELESS:
+            return
+        own, other = self.sides(course)
+        if segment.resets:
+            if believed(segment, own, other):
+                self.state = State.CLOSED
+        elif self.state == State.SYN_SENT and (course == "reply" or segment.opens):
+            own.edge, own.ack = segment.end, segment.ack
+            self.state = self._after_segment(course, segment.flags)
+        elif plausible(segment, own, other):
+            if not segment.flags & SYN or self.state in {State.SYN_SENT, State.SYN_RECEIVED}:
+                own.advance(segment)
+            self.state = self._after_segment(course, segment.flags)
 
     def _after_segment(self, course: Course, flags: int) -> State:
-        if self.state in {State.CLOSED, State.STATELESS}:
+        if self.state == State.CLOSED:
             return self.state
-        if flags & RST:
-            return State.CLOSED
         if flags & FIN:
             if course == "original":
                 self.fin_original = True
@@ -101,15 +125,16 @@ class Connection(msgspec.Struct, kw_only=True):
                 self.fin_reply = True
             return State.TIME_WAIT if self.fin_original and self.fin_reply else State.CLOSING
         if self.state == State.SYN_SENT and course == "reply":
-            return State.SYN_RECEIVED if flags & SYN else State.ESTABLISHED
+            if flags & SYN:
+                return State.SYN_RECEIVED
+            return State.ESTABLISHED if self.adopted else State.SYN_SENT
         if self.state == State.SYN_RECEIVED and course == "original" and not flags & SYN:
             return State.ESTABLISHED
         return self.state
 
-    def reopened_by(self, flags: int | None) -> bool:
-        """Whether a packet with these TCP flags is a SYN that finds this connection finished."""
-        finished = self.state in {State.TIME_WAIT, State.CLOSED}
-        return finished and flags is not None and flags & (SYN | ACK) == SYN
+    def reopened_by(self, segment: Segment | None) -> bool:
+        """Whether a segment is a SYN that finds this connection finished."""
+        return self.state in {State.TIME_WAIT, State.CLOSED} and segment is not None and segment.opens
 
 
 class FirstFragment(msgspec.Struct, frozen=True, kw_only=True):

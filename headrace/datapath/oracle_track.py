@@ -10,7 +10,8 @@ from headrace.abi import Reason, State
 from headrace.datapath.connection import Connection, Connections, FirstFragment
 from headrace.datapath.decision import Course, Dropped, Key, Place, Side
 from headrace.datapath.oracle_admit import Entry
-from headrace.datapath.packet import ACK, ICMPV6, IPV4, IPV6, QUERIES, RST, SCTP, SYN, TCP, UDP, Ip, is_icmp, number
+from headrace.datapath.oracle_tcp import Segment, segment_of
+from headrace.datapath.packet import ACK, ICMPV6, IPV4, IPV6, QUERIES, SCTP, SYN, TCP, UDP, Ip, is_icmp, number
 
 ICMP_HEADER = 8
 QUOTED_TRANSPORT = 8
@@ -21,7 +22,7 @@ class Bond(msgspec.Struct, frozen=True, kw_only=True):
     """What a packet is to its host's connections.
 
     ``tracked``: it may belong to a connection or make one. ``connection`` with ``course``: the one it belongs to, or,
-    of an ICMP ``error``, the one it is about. ``flags``: TCP's; ``later``: it is a later fragment.
+    of an ICMP ``error``, the one it is about. ``segment``: TCP's; ``later``: it is a later fragment.
     """
 
     key: Key | None = None
@@ -29,7 +30,7 @@ class Bond(msgspec.Struct, frozen=True, kw_only=True):
     connection: Connection | None = None
     course: Course | None = None
     error: bool = False
-    flags: int | None = None
+    segment: Segment | None = None
     later: bool = False
 
     def role(self, side: Side) -> Side:
@@ -41,7 +42,8 @@ class Bond(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_new_answer(self) -> bool:
         """Whether it is a SYN+ACK that answers nothing known."""
-        return self.tracked and self.connection is None and self.flags is not None and self.flags & SYN_ACK == SYN_ACK
+        new = self.tracked and self.connection is None
+        return new and self.segment is not None and self.segment.flags & SYN_ACK == SYN_ACK
 
 
 def key_of(connections: Connections, entry: Entry, ip: Ip, now: int) -> Key:
@@ -64,22 +66,27 @@ def key_of(connections: Connections, entry: Entry, ip: Ip, now: int) -> Key:
 
 
 def bind(connections: Connections, entry: Entry, key: Key, receiver: Place | None, now: int, *, stateful: bool) -> Bond:
-    """Find the packet's connection. ``receiver``: where it goes; ``stateful``: a local side's port tracks."""
+    """Find the packet's connection. ``receiver``: where it goes; ``stateful``: a local side's port tracks.
+
+    Raises Dropped.
+    """
     ip = entry.packet.ip
     assert ip is not None
     if entry.packet.is_multicast or is_discovery(key):
         return Bond(key=key)
     if is_error(key):
         return bind_error(connections, entry, key, receiver, now)
-    flags = ip.transport.flags if ip.transport and ip.protocol == TCP else None
+    segment = segment_of(ip)
     connection = connections.live(key, now)
-    if connection is not None and connection.reopened_by(flags):
+    if connection is not None and connection.reopened_by(segment):
         connections.remove(connection)
         connection = None
     if connection is None or (connection.state == State.STATELESS and stateful):
-        return Bond(key=key, tracked=True, flags=flags, later=ip.is_later_fragment)
+        return Bond(key=key, tracked=True, segment=segment, later=ip.is_later_fragment)
     course: Course = "original" if key == connection.original else "reply"
-    return Bond(key=key, tracked=True, connection=connection, course=course, flags=flags)
+    if connection.refuses(course, segment):
+        raise Dropped(Reason.TCP_WINDOW, "its receiver would not believe the sequence number of this reset")
+    return Bond(key=key, tracked=True, connection=connection, course=course, segment=segment)
 
 
 def bind_error(connections: Connections, entry: Entry, key: Key, receiver: Place | None, now: int) -> Bond:
@@ -147,7 +154,7 @@ def settle(
     connection.octets[way] += weight[1]
     if bond.course is None:
         return connection
-    connection.advance(bond.course, bond.flags)
+    connection.advance(bond.course, bond.segment)
     if bond.course == "original" and connection.state != State.STATELESS:
         if receiver != connection.receiver:
             connection.tracks_to = False
@@ -161,9 +168,9 @@ def open_connection(
     connections: Connections, bond: Bond, receiver: Place, *, tracks: dict[Side, bool]
 ) -> Connection | None:
     """Make a connection of a new packet, unless it is one that makes none."""
-    key, flags = bond.key, bond.flags
+    key, segment = bond.key, bond.segment
     assert key is not None
-    if bond.later or (flags is not None and flags & RST):
+    if bond.later or (segment is not None and segment.resets):
         return None
     state = State.NEW
     if not tracks["from"] and not tracks["to"]:
@@ -177,9 +184,9 @@ def open_connection(
         reply=None if state == State.STATELESS else reply_of(key, receiver),
         tracks_from=tracks["from"],
         tracks_to=tracks["to"],
-        adopted=state == State.SYN_SENT and not (flags is not None and flags & SYN),
+        adopted=state == State.SYN_SENT and not (segment is not None and segment.flags & SYN),
     )
-    connection.advance("original", flags)
+    connection.advance("original", segment)
     connections.add(connection)
     return connection
 

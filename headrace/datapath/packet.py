@@ -56,11 +56,13 @@ class Fragment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Transport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a transport header says. ``length``: of the header. Ports as in a flow key; ``flags``: TCP's."""
+    """What a transport header says. ``length``: of the header. Ports as in a flow key; the rest is TCP's."""
 
     sport: int = 0
     dport: int = 0
     flags: int = 0
+    seq: int = 0
+    ack: int = 0
     length: int = 0
 
 
@@ -254,7 +256,14 @@ def parse_transport(data: bytes, version: int, protocol: int, *, whole: bool) ->
         length = (data[12] >> 4) * 4 if len(data) >= 20 else 0
         if not 20 <= length <= len(data):
             return None
-        return Transport(sport=number(data[0:2]), dport=number(data[2:4]), flags=data[13], length=length)
+        return Transport(
+            sport=number(data[0:2]),
+            dport=number(data[2:4]),
+            flags=data[13],
+            seq=number(data[4:8]),
+            ack=number(data[8:12]),
+            length=length,
+        )
     if protocol == UDP:
         if len(data) < 8 or number(data[4:6]) < 8 or (whole and number(data[4:6]) > len(data)):
             return None

@@ -75,6 +75,7 @@ class Memory:
                 "adopted": flags[ConnFlag.ADOPTED],
                 "packets": [counter.packets for counter in conn.counter],
                 "octets": [counter.octets for counter in conn.counter],
+                "tcp": [tcp_numbers(side) for side in conn.tcp],
             }
         return kept
 
@@ -160,6 +161,13 @@ class Memory:
             kept = {port: count for port, (count,) in enumerate(struct.iter_unpack("<q", counts)) if count}
             found.append(f"ports count {kept} connections and have {dict(expected)}")
         return found
+
+
+def tcp_numbers(side: abi.TcpSide) -> tuple[int | None, int | None]:
+    """A side's edge and ack, None where they are not known."""
+    known = (abi.TcpKnown.EDGE, side.edge), (abi.TcpKnown.ACKED, side.ack)
+    edge, ack = (number if side.known & flag else None for flag, number in known)
+    return edge, ack
 
 
 def span(table: Map, first: int, count: int) -> list[bytes]:

@@ -61,10 +61,20 @@ def over_ip(source: End, destination: End, transport: Packet, *, family: int = 4
 
 
 def tcp(
-    source: End, destination: End, sport: int, dport: int, flags: str = "S", *, payload: bytes = b"", **fields: Any
+    source: End,
+    destination: End,
+    sport: int,
+    dport: int,
+    flags: str = "S",
+    *,
+    seq: int = 0,
+    ack: int = 0,
+    payload: bytes = b"",
+    **fields: Any,
 ) -> bytes:
-    """A TCP segment. ``flags`` as scapy has them: S, SA, A, F, R, P, U; "" for none."""
-    return bytes(over_ip(source, destination, TCP(sport=sport, dport=dport, flags=flags) / Raw(payload), **fields))
+    """A TCP segment. ``flags`` as scapy has them: S, SA, A, F, R, P, U; "" for none. Numbers are modulo 2^32."""
+    header = TCP(sport=sport, dport=dport, flags=flags, seq=seq % 2**32, ack=ack % 2**32)
+    return bytes(over_ip(source, destination, header / Raw(payload), **fields))
 
 
 def udp(source: End, destination: End, sport: int, dport: int, *, payload: bytes = b"", **fields: Any) -> bytes:

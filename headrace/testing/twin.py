@@ -250,4 +250,5 @@ def facts(connection: Connection) -> dict[str, Any]:
         "adopted": connection.adopted,
         "packets": connection.packets,
         "octets": connection.octets,
+        "tcp": [(side.edge, side.ack) for side in connection.tcp],
     }

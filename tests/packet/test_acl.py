@@ -41,8 +41,8 @@ def ingress(protocol: int | None = None, *ports: int | None, **fields: Any) -> R
     return rule("r", "ingress", protocol, *ports, **fields)
 
 
-def tcp(port_: int = 80, family: int = 4, source: str | None = None) -> bytes:
-    return packet.tcp(C, A, 1000, port_, family=family, src=source)
+def tcp(port_: int = 80, family: int = 4, source: str | None = None, flags: str = "S") -> bytes:
+    return packet.tcp(C, A, 1000, port_, flags, family=family, src=source)
 
 
 def udp(port_: int = 80, **fields: Any) -> bytes:
@@ -367,9 +367,10 @@ def made(twin: MakeTwin, **more: Any) -> tuple[Twin, list[tuple[str, Port, Port]
         port("b", "blue", 2, "into", **more),
         C,
     )
-    assert asked.thrice(sent("a", packet.tcp(A, B, 1000, 80))).replayed
-    assert asked.thrice(sent("b", packet.tcp(B, A, 80, 1000, "SA"))).replayed
+    asked.run(sent("a", packet.tcp(A, B, 1000, 80)))
+    asked.run(sent("b", packet.tcp(B, A, 80, 1000, "SA")))
     assert asked.thrice(sent("a", packet.tcp(A, B, 1000, 80, "A"))).connection == State.ESTABLISHED
+    assert asked.thrice(sent("b", packet.tcp(B, A, 80, 1000, "A"))).replayed
     return asked, [("a", A, B), ("b", B, A)]
 
 
@@ -448,9 +449,9 @@ def test_a_change_that_leaves_it_allowed_leaves_it(twin: MakeTwin, changed: Obje
 
 def test_what_is_allowed_anew_passes_at_once(twin: MakeTwin) -> None:
     asked = twin(BLUE, group("g"), port("a", "blue", 1, "g"), C)
-    assert asked.thrice(tunnelled(tcp())).reason == Reason.ACL_TO_PORT
+    assert asked.thrice(tunnelled(tcp(flags="A"))).reason == Reason.ACL_TO_PORT
     change(asked, group("g", ingress(6, 80)))
-    assert asked.thrice(tunnelled(tcp())).replayed
+    assert asked.thrice(tunnelled(tcp(flags="A"))).replayed
 
 
 def epochs(datapath: Datapath) -> dict[int, int]:
@@ -465,32 +466,32 @@ def test_a_member_that_leaves_is_cut_and_nobody_else_is(twin: MakeTwin, remote: 
     rules = (rule("r", "ingress", 6, **{remote: "peers"}),)
     asked = twin(BLUE, group("g", *rules), group("peers"), list_, port("a", "blue", 1, "g"), c, d)
     for sender in (c, d):
-        assert asked.thrice(tunnelled(packet.tcp(sender, A, 1000, 80))).replayed
+        assert asked.thrice(tunnelled(packet.tcp(sender, A, 1000, 80, "A"))).replayed
     before = epochs(asked.host.datapath)
     change(asked, port("c", "blue", 3, host="h2"), AddressGroup(id="peers", addresses=("10.0.0.4",)))
-    assert asked.run(tunnelled(packet.tcp(c, A, 1000, 80))).reason == Reason.CONNECTION_CUT
-    assert asked.run(tunnelled(packet.tcp(d, A, 1000, 80))).reason == Reason.NONE
-    assert asked.run(tunnelled(packet.tcp(d, A, 1000, 80))).replayed
+    assert asked.run(tunnelled(packet.tcp(c, A, 1000, 80, "A"))).reason == Reason.CONNECTION_CUT
+    assert asked.run(tunnelled(packet.tcp(d, A, 1000, 80, "A"))).reason == Reason.NONE
+    assert asked.run(tunnelled(packet.tcp(d, A, 1000, 80, "A"))).replayed
     raised = [index for index, epoch in epochs(asked.host.datapath).items() if epoch != before[index]]
     assert len(raised) == 1, "the port whose policy names the group: who left may speak through another MAC"
 
 
 def test_a_cidr_that_shrinks_cuts_what_it_held(twin: MakeTwin) -> None:
     asked = twin(BLUE, group("g", ingress(6, remote_cidr="10.0.0.0/24")), port("a", "blue", 1, "g"), C)
-    assert asked.thrice(tunnelled(tcp())).replayed
+    assert asked.thrice(tunnelled(tcp(flags="A"))).replayed
     change(asked, group("g", ingress(6, remote_cidr="10.0.0.0/30")))
-    assert asked.thrice(tunnelled(tcp())).reason == Reason.NONE
+    assert asked.thrice(tunnelled(tcp(flags="A"))).reason == Reason.NONE
     change(asked, group("g", ingress(6, remote_cidr="10.0.0.0/31")))
-    assert asked.run(tunnelled(tcp())).reason == Reason.CONNECTION_CUT
+    assert asked.run(tunnelled(tcp(flags="A"))).reason == Reason.CONNECTION_CUT
 
 
 def test_an_address_that_moves_to_another_port_takes_its_permission_along(twin: MakeTwin) -> None:
     c, d = port("c", "blue", 3, "peers", host="h2"), port("d", "blue", 4, host="h2")
     asked = twin(BLUE, group("g", ingress(6, remote_group="peers")), group("peers"), port("a", "blue", 1, "g"), c, d)
-    frame = packet.tcp(c, A, 1000, 80)
+    frame = packet.tcp(c, A, 1000, 80, "A")
     assert asked.thrice(tunnelled(frame)).replayed
     change(asked, port("c", "blue", 3, host="h2"), port("d", "blue", 4, "peers", host="h2", addresses=("10.0.0.3",)))
-    assert asked.thrice(tunnelled(packet.tcp(d, A, 1000, 80, src="10.0.0.3"))).reason == Reason.NONE
+    assert asked.thrice(tunnelled(packet.tcp(d, A, 1000, 80, "A", src="10.0.0.3"))).reason == Reason.NONE
 
 
 def test_security_switched_on_judges_what_ran_without(twin: MakeTwin) -> None:

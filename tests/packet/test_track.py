@@ -68,7 +68,7 @@ STORIES = {
     ],
     "refused": [(">S", State.SYN_SENT), ("<RA", State.CLOSED), ("<RA", State.CLOSED), (">A", State.CLOSED)],
     "reset by its opener": [(">S", State.SYN_SENT), ("<SA", State.SYN_RECEIVED), (">R", State.CLOSED)],
-    "answered without SYN": [(">S", State.SYN_SENT), ("<A", State.ESTABLISHED)],
+    "answered without SYN": [(">S", State.SYN_SENT), ("<A", State.SYN_SENT), ("<SA", State.SYN_RECEIVED)],
     "closed before it is open": [(">S", State.SYN_SENT), (">FA", State.CLOSING), ("<FA", State.TIME_WAIT)],
     "opened from both ends": [(">S", State.SYN_SENT), ("<S", State.SYN_RECEIVED), (">A", State.ESTABLISHED)],
     "adopted in mid-stream": [
@@ -180,7 +180,7 @@ LIVES = {
     State.SYN_SENT: ([">S"], 120_000),
     State.SYN_RECEIVED: ([">S", "<SA"], 60_000),
     State.ESTABLISHED: ([">A", "<A"], 432_000_000),
-    State.CLOSING: ([">FA"], 120_000),
+    State.CLOSING: ([">FA"], 240_000),
     State.TIME_WAIT: ([">FA", "<FA"], 120_000),
     State.CLOSED: ([">S", "<RA"], 10_000),
 }

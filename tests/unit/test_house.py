@@ -47,6 +47,7 @@ ONLY_PACKET_TEST = {
     "sampling": "what every stage's drops show to those who watch",
     "ringbuf": "what programs hand to user space",
     "replay": "what comes before all stages",
+    "tcp": "track, where it is about TCP's numbers",
 }
 """Names that stand alone, with the reason."""
 

@@ -210,7 +210,6 @@ ENVIRONMENT = {
     "NESTED_SUPERPACKET",
     "BUDGET",
     "PUNTED",
-    "TCP_WINDOW",
 }
 """Reasons that desired state and a packet cannot tell."""
 

@@ -81,7 +81,7 @@ def test_a_tcp_connection_from_open_to_close(world: World) -> None:
     ("way", "flags", "state"),
     [
         (back, "S", State.SYN_RECEIVED),
-        (back, "A", State.ESTABLISHED),
+        (back, "A", State.SYN_SENT),
         (forth, "A", State.SYN_SENT),
         (forth, "FA", State.CLOSING),
         (back, "RA", State.CLOSED),
@@ -166,7 +166,7 @@ TIMEOUTS = [
     (["S", "<SA", "A"], 432_000_000),
     (["A"], 120_000),
     (["A", "<A"], 432_000_000),
-    (["A", "FA"], 120_000),
+    (["A", "FA"], 240_000),
     (["A", "FA", "<FA"], 120_000),
     (["A", "R"], 10_000),
 ]

@@ -14,6 +14,8 @@
 #define HR_VTEPS 8192 /* tunnel endpoints of other hosts */
 #define HR_PATHS 8 /* adjacencies a VTEP has, so that ECMP in the underlay spreads flows */
 #define HR_REASONS 64 /* slots for enum hr_reason in the counters of a port */
+#define HR_MARK \
+	0x48724852 /* of a frame that the datapath or the agent sends to a port: the guard on its egress lets it pass */
 #define HR_CONN_DEAD (1ULL << 63) /* in hr_conn.id: the sweeper owns the connection */
 
 /* Why a packet was dropped, punted or not replayed. Names are API: `headrace reason list` prints them. */

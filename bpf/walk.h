@@ -114,9 +114,6 @@ struct {
 /* Record every packet's conclusion in hr_conclusions. For tests and `headrace trace`. */
 const volatile __u32 hr_observe = 0;
 
-/* Marks a frame that the datapath itself sends to a port, for the guard on the port's egress. */
-#define HR_MARK 0x48724852
-
 static __always_inline struct hr_walk *hr_walk_get(void)
 {
 	__u32 zero = 0;

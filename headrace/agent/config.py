@@ -21,6 +21,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ``cache``: where desired state is kept for a start without the controller.
     ``connections``: how many the host remembers, 560 octets of kernel memory each.
     ``quota``: how many one port may have, by default a quarter of them; 0: any number.
+    ``dhcp_lease``: seconds that a workload may use an address before it asks again.
     ``guard``: names of devices that may carry workloads (nftables wildcards); nothing passes between them and the
     host's stack.
     """
@@ -38,5 +39,6 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     cache: str = "/var/lib/headrace"
     connections: Annotated[int, msgspec.Meta(ge=1024, le=16777216)] = 262144
     quota: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    dhcp_lease: Annotated[int, msgspec.Meta(ge=60, le=0xFFFFFFFE)] = 86400
     guard: tuple[Device, ...] = ("tap*",)
     log: Literal["debug", "info", "warning", "error"] = "info"

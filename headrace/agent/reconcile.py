@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from headrace import __version__
+from headrace.agent.client import Client, clients_of
 from headrace.agent.config import AgentConfig
 from headrace.agent.desired import Desired
 from headrace.agent.fitness import UNFIT_FEATURES, unfit, unfit_uplink
@@ -27,7 +28,10 @@ Where hosts have their uplinks on XDP, the other end takes whole frames alone: a
 
 
 class Reconciler:
-    """Holds what has been attached, what netlink said until it says something else, and what compiling found before."""
+    """Holds what has been attached, what netlink said until it says something else, and what compiling found before.
+
+    ``clients``: by port index, the ports that the agent configures, as of the last pass.
+    """
 
     def __init__(self, config: AgentConfig, datapath: Datapath, netlink: Netlink) -> None:
         self._config = config
@@ -47,6 +51,8 @@ class Reconciler:
         self._refused: dict[str, str] = {}
         self._fit: dict[str, tuple[int, str | None]] = {}
         self._said: dict[str, str] = {}
+        self._faults: list[str] = []
+        self.clients: dict[int, Client] = {}
 
     def status(self, desired: Desired | None = None, ports: tuple[PortStatus, ...] = ()) -> HostStatus:
         """What the host says of itself."""
@@ -124,8 +130,17 @@ class Reconciler:
         if remotes != self._remotes:
             self._remotes = remotes  # before looking: what changes meanwhile is asked about again
             self.underlay.follow(remotes)
+        self._configure(view)
         statuses = tuple(self._say(port, desired, devices, view) for port in ports.values())
         return self.status(desired, statuses)
+
+    def _configure(self, view: View) -> None:
+        """Whom to answer, and what is wrong with what they are to be told."""
+        self.clients, faults = clients_of(view, self._config.dhcp_lease)
+        for fault in faults:
+            if fault not in self._faults:
+                log.warning("%s; it is left out", fault)
+        self._faults = faults
 
     def _uplinks_unfit(self, links: dict[str, Link]) -> str | None:
         """Why ports cannot be on XDP: what they send by tunnel leaves by an uplink, which must take XDP frames."""

@@ -15,6 +15,7 @@ import msgspec
 from headrace.agent import guard
 from headrace.agent.config import AgentConfig
 from headrace.agent.desired import Desired, Mirror, covers, restore, save
+from headrace.agent.punt import Punts
 from headrace.agent.readiness import uplinks
 from headrace.agent.reconcile import Reconciler
 from headrace.controller.client import Client
@@ -45,9 +46,10 @@ RETRY = (0.2, 5.0)
 class Agent:
     """Desired state and devices in, a reconciled datapath and a status out."""
 
-    def __init__(self, config: AgentConfig, reconciler: Reconciler) -> None:
+    def __init__(self, config: AgentConfig, reconciler: Reconciler, punts: Punts) -> None:
         self._config = config
         self._reconciler = reconciler
+        self._punts = punts
         self._desired: Desired | None = None
         self._status: HostStatus = reconciler.status()
         self._applied: State | None = None
@@ -59,7 +61,8 @@ class Agent:
         """Until told to stop, or something breaks."""
         source = self._with_controller if self._config.controller else self._with_file
         async with Netlink.watch() as watch, asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work) for work in (self._reconcile(), self._watch_devices(watch), source())]
+            works = self._reconcile(), self._watch_devices(watch), self._punts.run(), source()
+            tasks = [group.create_task(work) for work in works]
             await stop.wait()
             for task in tasks:
                 task.cancel()
@@ -78,6 +81,7 @@ class Agent:
                 log.error("revision=%d cannot be applied: %s", desired.revision, error)  # noqa: TRY400 - it says all
                 continue
             self._applied = desired.state
+            self._punts.serve(self._reconciler.clients)
             self._report.set()
             if self._config.controller:
                 await asyncio.to_thread(self._keep, desired)
@@ -202,7 +206,8 @@ async def serve(config: AgentConfig) -> None:
             for finding in uplinks(config, netlink):
                 if finding.state != "ok":
                     log.warning("%s: %s; %s", finding.check, finding.found, finding.cure)
-            await Agent(config, reconciler).run(stop)
+            with Punts(datapath.maps["hr_punts"]) as punts:
+                await Agent(config, reconciler, punts).run(stop)
     except* HeadraceError as errors:
         raise errors.exceptions[0] from None
     finally:

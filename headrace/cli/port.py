@@ -48,13 +48,19 @@ def list_(reach: Reach, output: str, host: str | None, network: str | None) -> N
 @output_option
 @reaching
 def show(reach: Reach, output: str, name: str) -> None:
-    """One port, by id or name."""
+    """One port, by id or name, and what it is told by DHCP and router advertisements."""
+    from headrace.cli.offer import offered
+    from headrace.model import Port, State, decode
 
     async def question(client: Client) -> dict[str, Any]:
         record = await find(client, "port", name)
         statuses = {status.id: status for status in await client.statuses()}
         row = view(record, statuses, (await client.health()).time)
-        return row | {"writer": record.writer, "stored": record.stored}
+        around = [await client.list(type_name) for type_name in ("network", "subnet", "port")]
+        items = [decode(item.type, item.body) for listing in around for item in listing.items]
+        port = decode("port", record.body)
+        assert isinstance(port, Port)
+        return row | offered(port, State.of(items)) | {"writer": record.writer, "stored": record.stored}
 
     show_one(output, reach.ask(question))
 

@@ -25,6 +25,10 @@ DEVICE_OWNER_ROUTER = "network:router"
 DEVICE_OWNER_DHCP = "network:dhcp"
 """``device_owner`` of a DHCP server's port: the network keeps that server."""
 
+LABEL = "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+DOMAIN = rf"^({LABEL}(\.{LABEL})*)?$"
+"""A domain name (RFC 1035 section 2.3.1, but digits and underscores go anywhere) without a dot at its end; or none."""
+
 Ipv6Mode = Literal["slaac", "dhcpv6-stateful", "dhcpv6-stateless"]
 """How workloads get IPv6 addresses (Neutron's IPV6_MODES)."""
 
@@ -59,7 +63,7 @@ class Network(Object, frozen=True, kw_only=True):
     type: ClassVar[str] = "network"
     segment: Segment
     mtu: Annotated[int, msgspec.Meta(ge=68, le=65535)] = 1450
-    dns_domain: Annotated[str, msgspec.Meta(max_length=253)] = ""
+    dns_domain: Annotated[str, msgspec.Meta(max_length=253, pattern=DOMAIN)] = ""
 
 
 class HostRoute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -93,10 +97,12 @@ class Subnet(Object, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         version = check_cidr(self.cidr, f"subnet {self.id}: cidr").version
-        if self.gateway is not None:
-            check_address(self.gateway, f"subnet {self.id}: gateway")
-        for address in self.dns_nameservers:
-            check_address(address, f"subnet {self.id}: dns_nameservers")
+        named = [("gateway", self.gateway)] if self.gateway is not None else []
+        named += [("dns_nameservers", address) for address in self.dns_nameservers]
+        named += [("host_routes", each.nexthop) for each in self.host_routes]
+        for field, address in named:
+            if check_address(address, f"subnet {self.id}: {field}").version != version:
+                raise InvalidInput(f"subnet {self.id}: {field}: {address} and {self.cidr} are of two IP versions")
         if version == 4 and (self.ipv6_ra_mode or self.ipv6_address_mode):
             raise InvalidInput(f"subnet {self.id}: {self.cidr} is IPv4; leave out ipv6_ra_mode and ipv6_address_mode")
 

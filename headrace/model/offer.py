@@ -36,9 +36,13 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
-    """What decides about all ports of a network: its subnets with DHCP, and who else serves there."""
+    """What decides about all ports of a network: its subnets with DHCP, and who else serves there.
+
+    ``links4``: all of its IPv4 subnets, which are on one link.
+    """
 
     subnets: Mapping[str, tuple[Subnet, ...]]
+    links4: Mapping[str, tuple[Subnet, ...]]
     dhcp_servers: frozenset[str]
     routers: frozenset[str]
 
@@ -46,12 +50,16 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     def of(cls, subnets: Iterable[Subnet], ports: Iterable[Port]) -> Surroundings:
         """By network, from all that is known."""
         enabled: defaultdict[str, list[Subnet]] = defaultdict(list)
+        links4: defaultdict[str, list[Subnet]] = defaultdict(list)
         for subnet in sorted(subnets, key=lambda subnet: subnet.id):
+            if subnet.prefix.version == 4:
+                links4[subnet.network].append(subnet)
             if subnet.enable_dhcp:
                 enabled[subnet.network].append(subnet)
         near = [port for port in ports if port.network in enabled]
         return cls(
             subnets={network: tuple(found) for network, found in enabled.items()},
+            links4={network: tuple(found) for network, found in links4.items()},
             dhcp_servers=frozenset(port.network for port in near if port.device_owner == DEVICE_OWNER_DHCP),
             routers=frozenset(port.network for port in near if port.is_router and port.host is not None),
         )
@@ -60,6 +68,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
         """The part about one network."""
         return Surroundings(
             subnets={network: self.subnets.get(network, ())},
+            links4={network: self.links4.get(network, ())},
             dhcp_servers=self.dhcp_servers & {network},
             routers=self.routers & {network},
         )

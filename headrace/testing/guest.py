@@ -127,7 +127,7 @@ class Guest:
         kernel.require("qemu-system-x86_64", "setpriv", "nsenter")
         image = kernel.fetch(self._series)
         files = {"bin/echo-server": _echo_server().read_bytes()}
-        files["usr/share/udhcpc/default.script"] = (kernel.ASSETS / "guest-dhcp").read_bytes()
+        files["etc/udhcpc/default.script"] = (kernel.ASSETS / "guest-dhcp").read_bytes()
         initrd = kernel.initramfs(image, self._modules, kernel.ASSETS / "guest-init", files)
         scratch = Path(tempfile.mkdtemp(prefix="guest-"))
         (scratch / "initrd").write_bytes(initrd)

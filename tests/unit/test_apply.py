@@ -209,6 +209,38 @@ def test_a_port_without_word_says_why(applied: Command, url: str) -> None:
     assert "neutron: vnic macvtap is not supported" in applied("port", "list").output
 
 
+OFFERS = """
+networks: [{id: red, segment: {id: 200}, dns_domain: a.org}]
+subnets:
+  - {id: red-4, network: red, cidr: 10.0.0.0/24, gateway: 10.0.0.254, enable_dhcp: true, dns_nameservers: [10.0.0.53],
+     host_routes: [{destination: 10.9.0.0/16, nexthop: 10.0.0.9}]}
+  - {id: red-6, network: red, cidr: "fd00::/64", enable_dhcp: true, ipv6_ra_mode: slaac, ipv6_address_mode: slaac}
+ports:
+  - {id: p2, network: red, mac: 52:54:00:12:34:57, addresses: [10.0.0.1, "fd00::1"],
+     dhcp_options: [{name: mtu, value: "1400"}, {name: nonsense, value: x}]}
+"""
+
+
+def test_a_port_shows_what_it_is_offered(headrace: Command) -> None:
+    headrace("apply", "-", file=OFFERS)
+    shown = json.loads(headrace("port", "show", "p2", "-o", "json").output)
+    assert shown["dhcpv4"] == [
+        {
+            "address": "10.0.0.1/24",
+            "dns": ["10.0.0.53"],
+            "domain": "a.org",
+            "router": "10.0.0.254",
+            "mtu": 1450,
+            "routes": ["10.9.0.0/16 via 10.0.0.9"],
+            "options": {"mtu": "1400", "nonsense": "x"},
+        }
+    ]
+    assert shown["dhcpv6"] is None
+    assert shown["advert"] == [{"prefix": "fd00::/64", "mode": "slaac", "dns": [], "domain": "a.org", "mtu": 1450}]
+    assert shown["dhcp_faults"] == ["DHCPv4 option nonsense has a name that is not known; give its number"]
+    assert "10.0.0.1/24" in headrace("port", "show", "p2").output
+
+
 def test_lists_can_be_narrowed(applied: Command) -> None:
     assert json.loads(applied("port", "list", "--host", "h2", "-o", "json").output) == []
     assert len(json.loads(applied("port", "list", "--host", "h1", "--network", "blue", "-o", "json").output)) == 1

@@ -48,12 +48,14 @@ def listen(place: Place, address: str, port: int) -> socket.socket:
     return made
 
 
-def connect(place: Place, address: str, port: int, *, source: int = 0, timeout: float = PATIENCE) -> socket.socket:
-    """A TCP connection; raises TimeoutError when nobody answers."""
+def connect(
+    place: Place, address: str, port: int, *, source: int = 0, origin: str = "", timeout: float = PATIENCE
+) -> socket.socket:
+    """A TCP connection, from a port and an address if given; raises TimeoutError when nobody answers."""
     made = make_socket(place, address, socket.SOCK_STREAM)
     made.settimeout(timeout)
-    if source:
-        made.bind(("", source))
+    if source or origin:
+        made.bind((origin, source))
     try:
         made.connect((address, port))
     except OSError:

@@ -37,6 +37,7 @@ ONLY_COMPILER = {
     "view": "what the compilers compile from",
 }
 ONLY_PACKET_TEST = {
+    "change": "packets between the single writes of a change",
     "corpus": "every scenario that ever told programs and oracle apart",
     "epoch": "what a walk stands on while tables change under it",
     "equivalence": "all stages at once, against the oracle",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -74,8 +75,13 @@ async def running(
             await runner.cleanup()
 
 
+GARBAGE = (50_000, 20, 100)
+"""Desired state lives long and has no cycles: looking for some at Python's usual pace is most of a change's time."""
+
+
 async def serve(config: ControllerConfig) -> None:
     """Serve until SIGTERM or SIGINT."""
+    gc.set_threshold(*GARBAGE)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

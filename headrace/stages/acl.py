@@ -10,6 +10,7 @@ Class ids are made from their content: nothing is numbered, so a restart compile
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import ipaddress
 from collections.abc import Hashable, Iterator, Mapping
@@ -133,14 +134,13 @@ def make_scope(policy: int, direction: int, family: int, facts: list[Fact]) -> S
     remotes = set_of(family, whole, selectors) if selectors else None
     services: Table = {}
     meeting: dict[Selector, list[tuple[int, int]]] = {}
-    classes: dict[frozenset[tuple[Selector, int]], int] = {}
+    classes: set[frozenset[tuple[Selector, int]]] = set()
     for (proto, port, bits), allowed in service_sets(facts):
         with_remote = frozenset(pair for pair in allowed.items() if pair[0] != ANY)
         if with_remote and with_remote not in classes:
-            numbers = sorted((selector_id(selector), rule) for selector, rule in with_remote)
-            classes[with_remote] = number = numbers_id("service", (each for pair in numbers for each in pair))
+            classes.add(with_remote)
             for selector, rule in with_remote:
-                meeting.setdefault(selector, []).append((number, rule))
+                meeting.setdefault(selector, []).append((service_class(with_remote), rule))
         key = abi.AclServiceKey(
             prefixlen=abi.SERVICE_ANY if proto is None else abi.SERVICE_PROTO + bits,
             direction=direction,
@@ -150,11 +150,18 @@ def make_scope(policy: int, direction: int, family: int, facts: list[Fact]) -> S
             port=port,
         )
         services[key] = abi.AclService(
-            class_id=classes.get(with_remote, 0),
+            class_id=service_class(with_remote) if with_remote else 0,
             rule=allowed.get(ANY, 0),
             remotes=remotes.id if remotes else 0,
         )
     return Scope(services, remotes, meeting)
+
+
+@functools.lru_cache(1 << 16)
+def service_class(allowed: frozenset[tuple[Selector, int]]) -> int:
+    """The class of services that are allowed to these selectors, each by a rule."""
+    numbers = sorted((selector_id(selector), rule) for selector, rule in allowed)
+    return numbers_id("service", (each for pair in numbers for each in pair))
 
 
 def meet(scope: Scope, classes: frozenset[frozenset[Selector]]) -> Table:

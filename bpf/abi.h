@@ -16,6 +16,8 @@
 #define HR_REASONS 64 /* slots for enum hr_reason in the counters of a port */
 #define HR_MARK \
 	0x48724852 /* of a frame that the datapath or the agent sends to a port: the guard on its egress lets it pass */
+#define HR_CONN_REST \
+	64 /* for so many connections hr_conns has one index more: some always rest before they are used again */
 #define HR_CONN_DEAD (1ULL << 63) /* in hr_conn.id: the sweeper owns the connection */
 
 /* Why a packet was dropped, punted or not replayed. Names are API: `headrace reason list` prints them. */
@@ -184,6 +186,20 @@ struct hr_conn {
 	struct hr_conn_rule rule[2]; /* original, reply */
 };
 
+/* What a port has of the table of connections. */
+struct hr_conn_count {
+	__u64 live;
+	__u64 evicted; /* half-open ones that gave way to newer ones */
+};
+
+/* Connections that a port made lately, as indices in hr_conns; those that are half-open yet may have to give way. */
+#define HR_HALF_OPEN 1024 /* a power of two */
+struct hr_half_open {
+	__u32 head; /* noted so far */
+	__u32 tail; /* of these, taken or forgotten */
+	__u32 conn[HR_HALF_OPEN]; /* by number modulo HR_HALF_OPEN */
+};
+
 /* The device a packet enters by -> the port it belongs to. */
 struct hr_device {
 	__u32 port; /* index in hr_ports */
@@ -343,7 +359,9 @@ struct hr_acl_match {
 	__u64 rule;
 };
 
-/* Ports of the first fragment, for the later ones (RFC 791, RFC 8200 section 4.5). */
+/* Ports of the first fragment, for the later ones (RFC 791, RFC 8200 section 4.5). Only ever written whole; as of hr_flow,
+ * a copy whose ends differ is a miss.
+ */
 struct hr_fragment_key {
 	__u8 saddr[16];
 	__u8 daddr[16];
@@ -353,10 +371,19 @@ struct hr_fragment_key {
 	__u8 pad[3];
 };
 struct hr_fragment {
+	__u32 first; /* unique to one writing */
 	__be16 sport;
 	__be16 dport;
-	__u32 first_length; /* octets of payload in the first fragment */
 	__u64 seen; /* ns */
+	__u32 first_length; /* octets of payload in the first fragment */
+	__u32 last; /* equals first */
+};
+
+/* Which first fragments a port keeps; the oldest gives way to a newer one, so that no port crowds out another. */
+#define HR_FRAGMENTS_PORT 64
+struct hr_fragment_slot {
+	__u32 port; /* the local sender, else the local receiver, else 0 */
+	__u32 slot; /* below HR_FRAGMENTS_PORT */
 };
 
 struct hr_counter {

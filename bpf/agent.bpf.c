@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /* What the agent asks the kernel to do for it: raise epochs, and start the sweeper, which then needs no agent. */
-#include "connections.h"
-#include "lib/connection.h"
+#include "room.h"
 
 #define HR_CLOCK_MONOTONIC 1
 #define HR_EPOCH_BATCH 63
@@ -12,8 +11,18 @@
 /* Nobody handles one packet this long, so nobody can still be refreshing what expired this long ago. */
 #define HR_SWEEP_GRACE (1000 * NSEC_PER_MSEC)
 
+/* Ports counted every 20 ms: all of them in 160 ms. */
+#define HR_CENSUS_BATCH 512
+
+/* A table or a quota is tight when more than 7/8 of it are in use. */
+#define HR_TIGHT(number) ((number) * 7ULL / 8)
+
 struct hr_sweeper {
 	struct bpf_timer timer;
+	__u32 port; /* the next that the census counts */
+	__u32 hog; /* of those counted so far */
+	__u64 most; /* connections that it has */
+	__u64 owners;
 };
 HR_TABLE(hr_sweepers, BPF_MAP_TYPE_ARRAY, __u32, struct hr_sweeper, 1, 0);
 
@@ -59,8 +68,8 @@ int hr_carry(struct hr_carry *more)
 	__u32 index = more->conn, port = more->port, slot = more->port * HR_REASONS + more->reason;
 	struct hr_port_counters *counters = bpf_map_lookup_elem(&hr_port_counts, &port);
 	struct hr_conn *conn = bpf_map_lookup_elem(&hr_conns, &index);
-	__u64 *connections = bpf_map_lookup_elem(&hr_conn_counts, &port);
-	__u64 *packets = bpf_map_lookup_elem(&hr_reasons, &slot);
+	struct hr_conn_count *count = bpf_map_lookup_elem(&hr_conn_counts, &port);
+	__u64 *packets = bpf_map_lookup_elem(&hr_reasons, &slot), *used = hr_cursor(HR_CURSOR_USED);
 
 	if (more->id && conn && READ_ONCE(conn->id) == more->id) {
 		__sync_fetch_and_add(&conn->counter[0].packets, more->counter[0].packets);
@@ -83,10 +92,40 @@ int hr_carry(struct hr_carry *more)
 		hr_carry_counter(&counters->to_port, more->counters.to_port.packets, more->counters.to_port.octets);
 		hr_carry_counter(&counters->walked, more->counters.walked.packets, more->counters.walked.octets);
 	}
-	if (connections)
-		__sync_fetch_and_add(connections, more->connections);
+	if (count && used) {
+		__sync_fetch_and_add(&count->live, more->connections);
+		__sync_fetch_and_add(used, more->connections);
+	}
 	if (packets)
 		__sync_fetch_and_add(packets, more->packets);
+	return 0;
+}
+
+/* Count which port has most connections, and how many ports have any. */
+static long hr_census_one(__u32 step, struct hr_sweeper **context)
+{
+	struct hr_sweeper *sweeper = *context;
+	__u32 port = sweeper->port;
+	struct hr_conn_count *count = bpf_map_lookup_elem(&hr_conn_counts, &port);
+	__u64 *hog, *owners, live = count ? READ_ONCE(count->live) : 0;
+
+	if (live)
+		sweeper->owners++;
+	if (live > sweeper->most) {
+		sweeper->most = live;
+		sweeper->hog = port;
+	}
+	sweeper->port = port + 1;
+	if (sweeper->port < HR_PORTS)
+		return 0;
+	hog = hr_cursor(HR_CURSOR_HOG);
+	owners = hr_cursor(HR_CURSOR_OWNERS);
+	if (hog && owners) {
+		*hog = sweeper->hog;
+		*owners = sweeper->owners;
+	}
+	sweeper->port = sweeper->hog = 0;
+	sweeper->most = sweeper->owners = 0;
 	return 0;
 }
 
@@ -94,7 +133,40 @@ struct hr_sweep {
 	__u64 start;
 	__u64 fresh;
 	__u64 now;
+	__u64 quota; /* above it a port is pressed */
+	__u64 share; /* the same while the table is tight, else none */
 };
+
+/* A port that has much of what is scarce: its silent connections expire sooner. All see the same timeout, so what expired is a
+ * miss to everybody before it is swept; one that is expired by now gets a second more, lest it be swept while somebody who
+ * read the old timeout is about to refresh it. A timeout that is odd is a pressed one; all others are even.
+ */
+static __always_inline void hr_press(struct hr_conn *conn, __u64 id, const struct hr_sweep *sweep)
+{
+	__u32 port = conn->port, timeout = READ_ONCE(conn->timeout), wanted;
+	__u64 original = READ_ONCE(conn->counter[0].seen), reply = READ_ONCE(conn->counter[1].seen);
+	struct hr_conn_count *count = bpf_map_lookup_elem(&hr_conn_counts, &port);
+	__u64 last = original > reply ? original : reply, silence, live;
+
+	if (!count || timeout == HR_CUT_TIMEOUT)
+		return;
+	live = READ_ONCE(count->live);
+	silence = sweep->now > last ? (sweep->now - last) / NSEC_PER_MSEC : 0;
+	if (live > sweep->quota || live > sweep->share) {
+		wanted = hr_timeout_pressed(READ_ONCE(conn->state));
+		if (wanted < silence + HR_SWEEP_GRACE / NSEC_PER_MSEC)
+			wanted = silence + HR_SWEEP_GRACE / NSEC_PER_MSEC;
+		wanted |= 1;
+		if (wanted >= timeout)
+			return;
+	} else {
+		if (!(timeout & 1) || silence > timeout)
+			return;
+		wanted = hr_timeout(READ_ONCE(conn->state), conn->key[0].proto);
+	}
+	if (__sync_val_compare_and_swap(&conn->timeout, timeout, wanted) == timeout && READ_ONCE(conn->id) != id)
+		__sync_val_compare_and_swap(&conn->timeout, wanted, timeout); /* somebody else's by now */
+}
 
 static long hr_sweep_one(__u32 step, struct hr_sweep *sweep)
 {
@@ -106,27 +178,45 @@ static long hr_sweep_one(__u32 step, struct hr_sweep *sweep)
 	if (!conn)
 		return 1;
 	id = READ_ONCE(conn->id);
-	if (id && !(id & HR_CONN_DEAD) && hr_expired(conn, sweep->now, HR_SWEEP_GRACE))
+	if (!id || id & HR_CONN_DEAD)
+		return 0;
+	if (hr_expired(conn, sweep->now, HR_SWEEP_GRACE))
 		hr_retire(index, id);
+	else
+		hr_press(conn, id, sweep);
 	return 0;
 }
 
-static int hr_sweep_round(void *map, __u32 *key, struct bpf_timer *timer)
+/* Above which number of connections a port is pressed. */
+static __always_inline void hr_sweep_limits(struct hr_sweep *sweep)
 {
-	__u32 fresh_at = HR_CURSOR_FRESH, sweep_at = HR_CURSOR_SWEEP, steps;
-	__u64 *fresh = bpf_map_lookup_elem(&hr_cursors, &fresh_at);
-	__u64 *cursor = bpf_map_lookup_elem(&hr_cursors, &sweep_at);
+	__u64 *used = hr_cursor(HR_CURSOR_USED), *owners = hr_cursor(HR_CURSOR_OWNERS);
+	__u32 zero = 0;
+	struct hr_config *config = bpf_map_lookup_elem(&hr_configs, &zero);
+
+	sweep->quota = config && config->quota ? HR_TIGHT(config->quota) : ~0ULL;
+	sweep->share = ~0ULL;
+	if (used && owners && *owners && *used > HR_TIGHT(hr_connections))
+		sweep->share = *used / *owners;
+}
+
+static int hr_sweep_round(void *map, __u32 *key, struct hr_sweeper *sweeper)
+{
+	__u64 *fresh = hr_cursor(HR_CURSOR_FRESH), *cursor = hr_cursor(HR_CURSOR_SWEEP);
 	struct hr_sweep sweep;
+	__u32 steps;
 
 	if (!fresh || !cursor)
 		return 0;
+	bpf_loop(HR_CENSUS_BATCH, hr_census_one, &sweeper, 0);
 	sweep.fresh = *fresh;
 	sweep.start = *cursor < sweep.fresh ? *cursor : 0;
 	sweep.now = bpf_ktime_get_coarse_ns();
+	hr_sweep_limits(&sweep);
 	steps = sweep.fresh < HR_SWEEP_BATCH ? sweep.fresh : HR_SWEEP_BATCH;
 	bpf_loop(steps, hr_sweep_one, &sweep, 0);
 	*cursor = sweep.start + steps >= sweep.fresh ? sweep.start + steps - sweep.fresh : sweep.start + steps;
-	bpf_timer_start(timer, HR_SWEEP_INTERVAL, 0);
+	bpf_timer_start(&sweeper->timer, HR_SWEEP_INTERVAL, 0);
 	return 0;
 }
 

@@ -58,12 +58,38 @@ static __always_inline bool hr_flow_orphan(const struct hr_flow_key *key, __u64 
 	return !bpf_map_delete_elem(&hr_flows, key);
 }
 
+/* Remove an entry that we wrote for a connection which has ended meanwhile. */
+static __always_inline void hr_disown(const struct hr_flow_key *key, __u64 id)
+{
+	struct hr_flow *flow = bpf_map_lookup_elem(&hr_flows, key);
+
+	if (flow && READ_ONCE(flow->conn_id) == id)
+		bpf_map_delete_elem(&hr_flows, key);
+}
+
+static __always_inline __u64 *hr_cursor(__u32 which)
+{
+	return bpf_map_lookup_elem(&hr_cursors, &which);
+}
+
+/* Give an index back, which nothing names any more. */
+static __always_inline void hr_conn_release(__u32 index, __u32 port)
+{
+	struct hr_conn_count *count = bpf_map_lookup_elem(&hr_conn_counts, &port);
+	__u64 *used = hr_cursor(HR_CURSOR_USED);
+
+	if (count)
+		__sync_fetch_and_add(&count->live, -1);
+	bpf_map_push_elem(&hr_conn_free, &index, BPF_ANY);
+	if (used) /* after the index is there again */
+		__sync_fetch_and_add(used, -1);
+}
+
 /* False: somebody else is retiring it. */
 static __always_inline bool hr_retire(__u32 index, __u64 id)
 {
 	struct hr_conn *conn = bpf_map_lookup_elem(&hr_conns, &index);
 	__u32 port;
-	__u64 *count;
 
 	if (!conn || __sync_val_compare_and_swap(&conn->id, id, id | HR_CONN_DEAD) != id)
 		return false;
@@ -71,11 +97,8 @@ static __always_inline bool hr_retire(__u32 index, __u64 id)
 	if (conn->key[1].where != HR_WHERE_NONE)
 		bpf_map_delete_elem(&hr_flows, &conn->key[1]);
 	port = conn->port;
-	count = bpf_map_lookup_elem(&hr_conn_counts, &port);
-	if (count)
-		__sync_fetch_and_add(count, -1);
 	WRITE_ONCE(conn->id, 0);
-	bpf_map_push_elem(&hr_conn_free, &index, BPF_ANY);
+	hr_conn_release(index, port);
 	return true;
 }
 
@@ -94,25 +117,6 @@ static __always_inline void hr_cut(__u32 index, __u64 id)
 	}
 	WRITE_ONCE(conn->counter[0].seen, bpf_ktime_get_coarse_ns());
 	WRITE_ONCE(conn->timeout, HR_CUT_TIMEOUT);
-}
-
-/* An index nobody uses, or -1. */
-static __always_inline __s64 hr_conn_index(void)
-{
-	__u32 cursor = HR_CURSOR_FRESH, index;
-	__u64 *fresh, next;
-
-	if (!bpf_map_pop_elem(&hr_conn_free, &index))
-		return index;
-	fresh = bpf_map_lookup_elem(&hr_cursors, &cursor);
-	if (!fresh)
-		return -1;
-	next = __sync_fetch_and_add(fresh, 1);
-	index = next;
-	if (next < 0x7fffffff && bpf_map_lookup_elem(&hr_conns, &index))
-		return index;
-	__sync_fetch_and_add(fresh, -1);
-	return -1;
 }
 
 #endif

@@ -51,8 +51,14 @@ HR_TABLE(hr_learnt, BPF_MAP_TYPE_HASH, struct hr_fdb_key, struct hr_learnt, 6553
 HR_TABLE(hr_learnt_counts, BPF_MAP_TYPE_ARRAY, __u32, __u32, HR_PORTS, 0);
 HR_TABLE(hr_flows, BPF_MAP_TYPE_HASH, struct hr_flow_key, struct hr_flow, 524288, 0);
 HR_TABLE(hr_conns, BPF_MAP_TYPE_ARRAY, __u32, struct hr_conn, 262144, 0);
-HR_TABLE(hr_conn_counts, BPF_MAP_TYPE_ARRAY, __u32, __u64, HR_PORTS, 0);
-HR_TABLE(hr_fragments, BPF_MAP_TYPE_LRU_HASH, struct hr_fragment_key, struct hr_fragment, 8192, 0);
+HR_TABLE(hr_conn_counts, BPF_MAP_TYPE_ARRAY, __u32, struct hr_conn_count, HR_PORTS, 0);
+HR_TABLE(hr_half_open, BPF_MAP_TYPE_ARRAY, __u32, struct hr_half_open, HR_PORTS, 0);
+HR_TABLE(hr_budgets, BPF_MAP_TYPE_ARRAY, __u32, __u64, HR_PORTS, 0);
+HR_TABLE(hr_fragments, BPF_MAP_TYPE_HASH, struct hr_fragment_key, struct hr_fragment, HR_PORTS *HR_FRAGMENTS_PORT,
+	 BPF_F_NO_PREALLOC);
+HR_TABLE(hr_fragment_slots, BPF_MAP_TYPE_HASH, struct hr_fragment_slot, struct hr_fragment_key,
+	 HR_PORTS *HR_FRAGMENTS_PORT, BPF_F_NO_PREALLOC);
+HR_TABLE(hr_fragment_heads, BPF_MAP_TYPE_ARRAY, __u32, __u32, HR_PORTS, 0);
 HR_TABLE(hr_port_counts, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct hr_port_counters, HR_PORTS, 0);
 HR_TABLE(hr_reasons, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, HR_PORTS *HR_REASONS, 0);
 HR_TABLE(hr_conclusions, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct hr_conclusion, 1, 0);
@@ -72,7 +78,9 @@ struct {
 		});
 } hr_samples SEC(".maps");
 
-/* Indices of hr_conns that were used and are free: first in, first out, so that an index rests before it is used again. */
+/* Indices of hr_conns that were used and are free: first in, first out, and there are some more than there may be
+ * connections (HR_CONN_REST), so that an index rests before it is used again.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_QUEUE);
 	__uint(key_size, 0);
@@ -91,9 +99,12 @@ struct {
 /* Where never used indices of hr_conns begin, the sweeper's place, and the last connection id of each CPU. */
 enum hr_cursor {
 	HR_CURSOR_FRESH,
+	HR_CURSOR_USED, /* connections there are */
 	HR_CURSOR_SWEEP,
+	HR_CURSOR_HOG, /* the port that has most connections, as the sweeper counted lately */
+	HR_CURSOR_OWNERS, /* ports that have any */
 };
-#define HR_CURSORS 2
+#define HR_CURSORS 5
 HR_TABLE(hr_cursors, BPF_MAP_TYPE_ARRAY, __u32, __u64, HR_CURSORS, 0);
 HR_TABLE(hr_conn_ids, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, 1, 0);
 

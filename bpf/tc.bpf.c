@@ -127,6 +127,10 @@ int hr_from_port(struct __sk_buff *skb)
 	if (!port)
 		return hr_drop_at(skb, 0, HR_REASON_INTERNAL);
 	walk->packet = packet;
+	if (!hr_budget_left(walk->from_index, now)) {
+		hr_conclude(HR_REASON_BUDGET, TC_ACT_SHOT, 0, &walk->packet.key, &walk->rule);
+		return hr_drop_at(skb, walk->from_index, HR_REASON_BUDGET);
+	}
 	walk->weight = weight;
 	walk->length = length;
 	walk->flags = hr_unknown(&replay) | (port->flags & HR_PORT_PEER ? HR_WALK_PEER : 0);
@@ -266,6 +270,7 @@ HR_STAGE(hr_stage_respond)
 		reason = hr_punt(skb, walk, port);
 		return reason ? hr_drop(skb, walk, reason) : hr_next(skb, walk, HR_STAGE_TRACK);
 	}
+	hr_budget_charge(walk->from_port, 1);
 	hr_count_reason(walk->from_port, HR_REASON_ANSWERED);
 	hr_conclude(HR_REASON_ANSWERED, TC_ACT_REDIRECT, port->ifindex, &walk->packet.key, &walk->rule);
 	skb->mark = HR_MARK;

@@ -11,6 +11,7 @@
 #include "lib/connection.h"
 #include "sample.h"
 #include "stages/account.h"
+#include "stages/budget.h"
 
 enum hr_stage {
 	HR_STAGE_ANTI_SPOOF,
@@ -97,12 +98,13 @@ struct hr_walk {
 	__u32 outer; /* octets of outer headers that are still on */
 	struct hr_dropped dropped;
 	/* From here on room for the decision, set when it is made. */
+	struct hr_flow_key keys[2]; /* of the connection, original and reply, as it is to be */
 	struct hr_flow flow;
 	struct hr_flow answer;
 	struct hr_adjacency adjacency;
 	__u32 hop; /* enum hr_reason: how the next hop was found */
 };
-#define HR_WALK_FRESH offsetof(struct hr_walk, flow) /* octets to clear before a walk */
+#define HR_WALK_FRESH offsetof(struct hr_walk, keys) /* octets to clear before a walk */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -194,10 +196,12 @@ static __always_inline struct hr_dropped hr_dropped_of(const struct hr_walk *wal
 	};
 }
 
+/* A walk that ends in a drop. */
 static __always_inline int hr_drop(struct __sk_buff *skb, struct hr_walk *walk, __u32 reason)
 {
 	int verdict = hr_drop_counted(walk->from_port, reason);
 
+	hr_budget_charge(walk->from_port, 1);
 	hr_conclude(reason, verdict, 0, &walk->packet.key, &walk->rule);
 	hr_drop_shown(skb, hr_dropped_of(walk, walk->from_port, reason));
 	return verdict;

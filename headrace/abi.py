@@ -14,7 +14,7 @@ import msgspec
 
 Octets = TypeVar("Octets", bytes, bytes | bytearray | memoryview)
 
-ABI_HASH = "4f28719b3f4f"
+ABI_HASH = "d2b486a58a38"
 """Identifies layouts, values and maps together: two sides that differ in it must not share a map."""
 
 
@@ -111,7 +111,10 @@ def _count(items: tuple[Any, ...], size: int, name: str) -> tuple[Any, ...]:
 
 
 CONN_DEAD = 9223372036854775808
+CONN_REST = 64
 ENDPOINTS = 262144
+FRAGMENTS_PORT = 64
+HALF_OPEN = 1024
 LEARNT_PORT = 256
 LEARNT_TUNNEL = 32768
 MARK = 1215449170
@@ -164,7 +167,10 @@ class Cursor(Named):
     """enum hr_cursor."""
 
     FRESH = 0
-    SWEEP = 1
+    USED = 1
+    SWEEP = 2
+    HOG = 3
+    OWNERS = 4
 
 
 class Direction(Named):
@@ -1085,6 +1091,39 @@ class Conn(Packed, frozen=True, kw_only=True):
         )
 
 
+_CONN_COUNT = struct.Struct("<QQ")
+
+
+class ConnCount(Packed, frozen=True, kw_only=True):
+    """struct hr_conn_count: What a port has of the table of connections."""
+
+    SIZE: ClassVar[int] = 16
+    DTYPE: ClassVar[dict[str, Any]] = {
+        "names": ["live", "evicted"],
+        "formats": ["<u8", "<u8"],
+        "offsets": [0, 8],
+        "itemsize": 16,
+    }
+
+    live: int = 0
+    evicted: int = 0
+    """half-open ones that gave way to newer ones"""
+
+    def pack(self) -> bytes:
+        return _CONN_COUNT.pack(
+            self.live,
+            self.evicted,
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        v = _CONN_COUNT.unpack(data)
+        return cls(
+            live=v[0],
+            evicted=v[1],
+        )
+
+
 _DEVICE = struct.Struct("<I")
 
 
@@ -1366,43 +1405,51 @@ class Flow(Packed, frozen=True, kw_only=True):
         )
 
 
-_FRAGMENT = struct.Struct("<2s2sIQ")
+_FRAGMENT = struct.Struct("<I2s2sQII")
 
 
 class Fragment(Packed, frozen=True, kw_only=True):
     """struct hr_fragment."""
 
-    SIZE: ClassVar[int] = 16
+    SIZE: ClassVar[int] = 24
     DTYPE: ClassVar[dict[str, Any]] = {
-        "names": ["sport", "dport", "first_length", "seen"],
-        "formats": [">u2", ">u2", "<u4", "<u8"],
-        "offsets": [0, 2, 4, 8],
-        "itemsize": 16,
+        "names": ["first", "sport", "dport", "seen", "first_length", "last"],
+        "formats": ["<u4", ">u2", ">u2", "<u8", "<u4", "<u4"],
+        "offsets": [0, 4, 6, 8, 16, 20],
+        "itemsize": 24,
     }
 
+    first: int = 0
+    """unique to one writing"""
     sport: int = 0
     dport: int = 0
-    first_length: int = 0
-    """octets of payload in the first fragment"""
     seen: int = 0
     """ns"""
+    first_length: int = 0
+    """octets of payload in the first fragment"""
+    last: int = 0
+    """equals first"""
 
     def pack(self) -> bytes:
         return _FRAGMENT.pack(
+            self.first,
             self.sport.to_bytes(2, "big"),
             self.dport.to_bytes(2, "big"),
-            self.first_length,
             self.seen,
+            self.first_length,
+            self.last,
         )
 
     @classmethod
     def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
         v = _FRAGMENT.unpack(data)
         return cls(
-            sport=int.from_bytes(v[0], "big"),
-            dport=int.from_bytes(v[1], "big"),
-            first_length=v[2],
+            first=v[0],
+            sport=int.from_bytes(v[1], "big"),
+            dport=int.from_bytes(v[2], "big"),
             seen=v[3],
+            first_length=v[4],
+            last=v[5],
         )
 
 
@@ -1410,7 +1457,7 @@ _FRAGMENT_KEY = struct.Struct("<16s16sIIB3x")
 
 
 class FragmentKey(Packed, frozen=True, kw_only=True):
-    """struct hr_fragment_key: Ports of the first fragment, for the later ones (RFC 791, RFC 8200 section 4.5)."""
+    """struct hr_fragment_key: Ports of the first fragment, for the later ones (RFC 791, RFC 8200 section 4.5). Only ever written whole; as of hr_flow, a copy whose ends differ is a miss."""
 
     SIZE: ClassVar[int] = 44
     DTYPE: ClassVar[dict[str, Any]] = {
@@ -1444,6 +1491,78 @@ class FragmentKey(Packed, frozen=True, kw_only=True):
             where=v[2],
             id=v[3],
             proto=v[4],
+        )
+
+
+_FRAGMENT_SLOT = struct.Struct("<II")
+
+
+class FragmentSlot(Packed, frozen=True, kw_only=True):
+    """struct hr_fragment_slot."""
+
+    SIZE: ClassVar[int] = 8
+    DTYPE: ClassVar[dict[str, Any]] = {
+        "names": ["port", "slot"],
+        "formats": ["<u4", "<u4"],
+        "offsets": [0, 4],
+        "itemsize": 8,
+    }
+
+    port: int = 0
+    """the local sender, else the local receiver, else 0"""
+    slot: int = 0
+    """below HR_FRAGMENTS_PORT"""
+
+    def pack(self) -> bytes:
+        return _FRAGMENT_SLOT.pack(
+            self.port,
+            self.slot,
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        v = _FRAGMENT_SLOT.unpack(data)
+        return cls(
+            port=v[0],
+            slot=v[1],
+        )
+
+
+_HALF_OPEN = struct.Struct("<II1024I")
+
+
+class HalfOpen(Packed, frozen=True, kw_only=True):
+    """struct hr_half_open."""
+
+    SIZE: ClassVar[int] = 4104
+    DTYPE: ClassVar[dict[str, Any]] = {
+        "names": ["head", "tail", "conn"],
+        "formats": ["<u4", "<u4", "(1024,)<u4"],
+        "offsets": [0, 4, 8],
+        "itemsize": 4104,
+    }
+
+    head: int = 0
+    """noted so far"""
+    tail: int = 0
+    """of these, taken or forgotten"""
+    conn: tuple[int, ...] = (0,) * 1024
+    """by number modulo HR_HALF_OPEN"""
+
+    def pack(self) -> bytes:
+        return _HALF_OPEN.pack(
+            self.head,
+            self.tail,
+            *_count(self.conn, 1024, "HalfOpen.conn"),
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        v = _HALF_OPEN.unpack(data)
+        return cls(
+            head=v[0],
+            tail=v[1],
+            conn=v[2:1026],
         )
 
 
@@ -1985,6 +2104,9 @@ MAPS: dict[str, MapSpec] = {
     "hr_applying": MapSpec(
         name="hr_applying", type=2, max_entries=1, flags=0, pinning=1, key_size=4, value_size=4, key=U32, value=U32
     ),
+    "hr_budgets": MapSpec(
+        name="hr_budgets", type=2, max_entries=4096, flags=0, pinning=1, key_size=4, value_size=8, key=U32, value=U64
+    ),
     "hr_conclusions": MapSpec(
         name="hr_conclusions",
         type=6,
@@ -2006,9 +2128,9 @@ MAPS: dict[str, MapSpec] = {
         flags=0,
         pinning=1,
         key_size=4,
-        value_size=8,
+        value_size=16,
         key=U32,
-        value=U64,
+        value=ConnCount,
     ),
     "hr_conn_free": MapSpec(
         name="hr_conn_free", type=22, max_entries=262144, flags=0, pinning=1, key_size=0, value_size=4
@@ -2020,7 +2142,7 @@ MAPS: dict[str, MapSpec] = {
         name="hr_conns", type=2, max_entries=262144, flags=0, pinning=1, key_size=4, value_size=216, key=U32, value=Conn
     ),
     "hr_cursors": MapSpec(
-        name="hr_cursors", type=2, max_entries=2, flags=0, pinning=1, key_size=4, value_size=8, key=U32, value=U64
+        name="hr_cursors", type=2, max_entries=5, flags=0, pinning=1, key_size=4, value_size=8, key=U32, value=U64
     ),
     "hr_devices": MapSpec(
         name="hr_devices", type=1, max_entries=4096, flags=0, pinning=1, key_size=4, value_size=4, key=U32, value=Device
@@ -2053,16 +2175,49 @@ MAPS: dict[str, MapSpec] = {
         key=FlowKey,
         value=Flow,
     ),
-    "hr_fragments": MapSpec(
-        name="hr_fragments",
-        type=9,
-        max_entries=8192,
+    "hr_fragment_heads": MapSpec(
+        name="hr_fragment_heads",
+        type=2,
+        max_entries=4096,
         flags=0,
         pinning=1,
+        key_size=4,
+        value_size=4,
+        key=U32,
+        value=U32,
+    ),
+    "hr_fragment_slots": MapSpec(
+        name="hr_fragment_slots",
+        type=1,
+        max_entries=262144,
+        flags=1,
+        pinning=1,
+        key_size=8,
+        value_size=44,
+        key=FragmentSlot,
+        value=FragmentKey,
+    ),
+    "hr_fragments": MapSpec(
+        name="hr_fragments",
+        type=1,
+        max_entries=262144,
+        flags=1,
+        pinning=1,
         key_size=44,
-        value_size=16,
+        value_size=24,
         key=FragmentKey,
         value=Fragment,
+    ),
+    "hr_half_open": MapSpec(
+        name="hr_half_open",
+        type=2,
+        max_entries=4096,
+        flags=0,
+        pinning=1,
+        key_size=4,
+        value_size=4104,
+        key=U32,
+        value=HalfOpen,
     ),
     "hr_learnt": MapSpec(
         name="hr_learnt",

@@ -30,6 +30,19 @@ static __always_inline __u32 hr_timeout(__u8 state, __u8 proto)
 	return short_lived ? 30000 : 600000;
 }
 
+/* Nobody has answered yet. A stateless one is no more than a decision: the next packet makes it again. */
+static __always_inline bool hr_half_open_state(__u8 state)
+{
+	return state == HR_STATE_NEW || state == HR_STATE_STATELESS || state == HR_STATE_SYN_SENT ||
+	       state == HR_STATE_SYN_RECEIVED;
+}
+
+/* Silence after which a connection of a pressed port is expired, ms, unless it expires sooner. */
+static __always_inline __u32 hr_timeout_pressed(__u8 state)
+{
+	return state == HR_STATE_ESTABLISHED ? 300000 : state == HR_STATE_ASSURED ? 60000 : 5000;
+}
+
 #define HR_TCP_REACH (1 << 24) /* how far a segment of a connection may be from what is known of it */
 #define HR_TCP_LEEWAY (1 << 16) /* how far a reset may be from an edge: one super-packet, lost or overtaken */
 

@@ -4,6 +4,7 @@
 #define HR_STAGES_DECIDE_H
 
 #include "lib/tunnel.h"
+#include "room.h"
 #include "stages/track.h"
 
 #define HR_EEXIST (-17)
@@ -84,17 +85,22 @@ static __always_inline void hr_decision(struct hr_walk *walk, __u32 out)
 	flow->last = version;
 }
 
-static __always_inline bool hr_same_pair(const struct hr_conn *a, const struct hr_conn *b)
+static __always_inline bool hr_same_pair(const struct hr_flow_key *a, const struct hr_flow_key *b)
 {
-	return (hr_key_equal(&a->key[0], &b->key[0]) && hr_key_equal(&a->key[1], &b->key[1])) ||
-	       (hr_key_equal(&a->key[0], &b->key[1]) && hr_key_equal(&a->key[1], &b->key[0]));
+	return (hr_key_equal(&a[0], &b[0]) && hr_key_equal(&a[1], &b[1])) ||
+	       (hr_key_equal(&a[0], &b[1]) && hr_key_equal(&a[1], &b[0]));
 }
 
-/* A connection that holds a key of a new one ends; but not one with the same two keys, which another CPU has just made. */
-static __noinline int hr_insert(const struct hr_conn *conn, int which, const struct hr_flow *flow)
+/* A connection that holds a key of a new one ends; but not one with the same two keys, which another CPU has just made.
+ * Keys and entries are read from the walk: once its id is written, a connection may give way to another at any time.
+ */
+static __noinline int hr_insert(const struct hr_walk *walk, bool reply)
 {
+	const struct hr_flow_key *key = reply ? &walk->keys[1] : &walk->keys[0];
+	const struct hr_flow_key *other = reply ? &walk->keys[0] : &walk->keys[1];
+	const struct hr_flow *flow = reply ? &walk->answer : &walk->flow;
 	/* An int: until Linux 6.4 a map's error comes with the upper half of its register clear, and is no negative long. */
-	int error = bpf_map_update_elem(&hr_flows, &conn->key[which], flow, BPF_NOEXIST);
+	int error = bpf_map_update_elem(&hr_flows, key, flow, BPF_NOEXIST);
 	struct hr_flow *taken;
 	struct hr_conn *holder;
 	__u32 index;
@@ -102,7 +108,7 @@ static __noinline int hr_insert(const struct hr_conn *conn, int which, const str
 
 	if (error != HR_EEXIST)
 		return error;
-	taken = bpf_map_lookup_elem(&hr_flows, &conn->key[which]);
+	taken = bpf_map_lookup_elem(&hr_flows, key);
 	if (!taken)
 		return error;
 	index = taken->conn;
@@ -111,17 +117,17 @@ static __noinline int hr_insert(const struct hr_conn *conn, int which, const str
 	if (!holder)
 		return error;
 	if (READ_ONCE(holder->id) != id) {
-		if (!hr_flow_orphan(&conn->key[which], id))
+		if (!hr_flow_orphan(key, id))
 			return error;
-	} else if (hr_same_pair(holder, conn)) {
+	} else if (hr_same_pair(holder->key, walk->keys)) {
 		/* Made just now by another CPU - or long ago, and it has lost its other key to a race: then it is of no use. */
-		if (bpf_map_lookup_elem(&hr_flows, &conn->key[1 - which]) ||
-		    conn->created - holder->created < HR_CONN_SETTLED || !hr_retire(index, id))
+		if (bpf_map_lookup_elem(&hr_flows, other) ||
+		    bpf_ktime_get_coarse_ns() - holder->created < HR_CONN_SETTLED || !hr_retire(index, id))
 			return error;
 	} else if (!hr_retire(index, id)) {
 		return error;
 	}
-	return bpf_map_update_elem(&hr_flows, &conn->key[which], flow, BPF_NOEXIST);
+	return bpf_map_update_elem(&hr_flows, key, flow, BPF_NOEXIST);
 }
 
 static __always_inline __u8 hr_tracking(const struct hr_walk *walk)
@@ -145,15 +151,19 @@ static __always_inline void hr_answer(struct hr_walk *walk)
 static __always_inline void hr_move_reply(struct hr_walk *walk, struct hr_conn *conn)
 {
 	__u32 where = walk->to_port ? walk->to_port : walk->segment, before = conn->key[1].where;
-	struct hr_flow_key old = conn->key[1];
 
 	if (before == HR_WHERE_NONE || before == where)
 		return;
+	walk->keys[0] = conn->key[0];
+	walk->keys[1] = conn->key[1];
 	WRITE_ONCE(conn->key[1].where, where);
 	conn->flags &= ~HR_CONN_STATEFUL_TO; /* the one before tracked it; this one's rules say for themselves */
-	bpf_map_delete_elem(&hr_flows, &old);
+	bpf_map_delete_elem(&hr_flows, &walk->keys[1]);
+	walk->keys[1].where = where;
 	hr_answer(walk);
-	hr_insert(conn, 1, &walk->answer);
+	hr_insert(walk, true);
+	if (READ_ONCE(conn->id) != walk->conn_id)
+		hr_disown(&walk->keys[1], walk->conn_id);
 }
 
 /* A known connection: write the decision for this packet's key. */
@@ -205,22 +215,7 @@ static __always_inline bool hr_adopts(const struct hr_walk *walk)
 	return walk->packet.key.proto == IPPROTO_TCP && !(walk->packet.tcp_flags & HR_TCP_SYN);
 }
 
-/* False: the port has as many connections as it may. */
-static __always_inline bool hr_quota_take(__u32 port)
-{
-	__u64 *count = bpf_map_lookup_elem(&hr_conn_counts, &port);
-	__u32 zero = 0;
-	struct hr_config *config = bpf_map_lookup_elem(&hr_configs, &zero);
-
-	if (!count || !config)
-		return false;
-	if (config->quota && READ_ONCE(*count) >= config->quota)
-		return false;
-	__sync_fetch_and_add(count, 1);
-	return true;
-}
-
-static __always_inline void hr_conn_fill(struct hr_conn *conn, const struct hr_walk *walk, __u32 port, __u64 id)
+static __always_inline void hr_conn_fill(struct hr_conn *conn, struct hr_walk *walk, __u32 port, __u64 id)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
 
@@ -232,11 +227,13 @@ static __always_inline void hr_conn_fill(struct hr_conn *conn, const struct hr_w
 	conn->counter[0].packets = walk->weight.packets;
 	conn->counter[0].octets = walk->weight.octets;
 	conn->counter[0].seen = now;
-	conn->key[0] = walk->packet.key;
-	if (conn->state != HR_STATE_STATELESS && hr_key_reply(&conn->key[0], &conn->key[1]))
-		conn->key[1].where = walk->to_port ? walk->to_port : walk->segment;
+	walk->keys[0] = walk->packet.key;
+	if (hr_key_reply(&walk->keys[0], &walk->keys[1]) && conn->state != HR_STATE_STATELESS)
+		walk->keys[1].where = walk->to_port ? walk->to_port : walk->segment;
 	else
-		conn->key[1].where = HR_WHERE_NONE;
+		walk->keys[1].where = HR_WHERE_NONE;
+	conn->key[0] = walk->keys[0];
+	conn->key[1] = walk->keys[1];
 	conn->created = now;
 	__builtin_memset(conn->rule, 0, sizeof(conn->rule));
 	conn->rule[0] = walk->rule;
@@ -246,56 +243,43 @@ static __always_inline void hr_conn_fill(struct hr_conn *conn, const struct hr_w
 }
 
 /* A new connection with both its keys, the smaller first: of two walks that race, one wins both. The loser's packet, which
- * the rules allow, goes on without an entry.
+ * the rules allow, goes on without an entry; so does one whose connection had to give way while it was made.
  */
 static __always_inline int hr_connect(struct hr_walk *walk)
 {
-	__u32 port = walk->from_port ? walk->from_port : walk->to_port;
-	__u64 id = hr_conn_new_id(), *count;
+	__u32 port = walk->from_port ? walk->from_port : walk->to_port, index = 0;
+	__u64 id = hr_conn_new_id();
+	bool answered, reply_first;
 	struct hr_conn *conn;
-	bool answered, first;
-	__s64 free;
-	__u32 index;
 	int error;
 
-	if (!hr_quota_take(port))
-		return HR_REASON_QUOTA;
-	free = hr_conn_index();
-	index = free;
-	conn = free < 0 ? NULL : bpf_map_lookup_elem(&hr_conns, &index);
-	if (!conn) {
-		error = HR_REASON_TABLE_FULL;
-		goto give_back_quota;
-	}
+	error = hr_room(port, &index);
+	if (error)
+		return error;
+	conn = bpf_map_lookup_elem(&hr_conns, &index);
+	if (!conn)
+		return HR_REASON_INTERNAL;
 	hr_conn_fill(conn, walk, port, id);
 	walk->flow.conn = index;
 	walk->flow.conn_id = id;
 	hr_answer(walk);
 	if (walk->packet.fragment)
 		walk->flow.flags &= ~HR_FLOW_DECIDED;
-	answered = conn->key[1].where != HR_WHERE_NONE;
-	first = !answered || hr_key_before(&conn->key[0], &conn->key[1]);
-	error = first ? hr_insert(conn, 0, &walk->flow) : hr_insert(conn, 1, &walk->answer);
-	if (error)
-		goto give_back_index;
-	if (answered)
-		error = first ? hr_insert(conn, 1, &walk->answer) : hr_insert(conn, 0, &walk->flow);
-	if (!error)
+	answered = walk->keys[1].where != HR_WHERE_NONE;
+	reply_first = answered && !hr_key_before(&walk->keys[0], &walk->keys[1]);
+	error = hr_insert(walk, reply_first);
+	if (!error && answered)
+		error = hr_insert(walk, !reply_first);
+	if (!error && READ_ONCE(conn->id) == id) {
+		hr_half_open_note(port, index);
 		return HR_REASON_NONE;
-	if (first)
-		bpf_map_delete_elem(&hr_flows, &conn->key[0]);
-	else
-		bpf_map_delete_elem(&hr_flows, &conn->key[1]);
-give_back_index:
-	if (__sync_val_compare_and_swap(&conn->id, id, 0) != id) /* another CPU has retired it */
-		return HR_REASON_BUSY;
-	bpf_map_push_elem(&hr_conn_free, &index, BPF_ANY);
-	error = error == HR_EEXIST ? HR_REASON_NONE : HR_REASON_TABLE_FULL;
-give_back_quota:
-	count = bpf_map_lookup_elem(&hr_conn_counts, &port);
-	if (count)
-		__sync_fetch_and_add(count, -1);
-	return error;
+	}
+	hr_disown(&walk->keys[0], id);
+	if (answered)
+		hr_disown(&walk->keys[1], id);
+	if (__sync_val_compare_and_swap(&conn->id, id, 0) == id)
+		hr_conn_release(index, port);
+	return !error || error == HR_EEXIST ? HR_REASON_NONE : HR_REASON_TABLE_FULL;
 }
 
 static __always_inline int hr_send_tunnel(struct __sk_buff *skb, struct hr_walk *walk)

@@ -15,6 +15,7 @@ struct hr_flooding {
 	__u32 pushed; /* octets of outer headers that are on */
 	__u32 round; /* octets of the outer headers of this round's VTEPs: those of IPv4 first */
 	__u32 more; /* there are some of IPv6 */
+	__u32 copies;
 };
 
 static __always_inline struct hr_flood *hr_flood_slot(const struct hr_walk *walk, __u32 slot)
@@ -47,6 +48,7 @@ static long hr_flood_port(__u32 slot, struct hr_flooding *flooding)
 		return 0;
 	}
 	flooding->skb->mark = HR_MARK;
+	flooding->copies++;
 	if (!bpf_clone_redirect(flooding->skb, port->ifindex, 0))
 		hr_count_to_port(index, walk->weight);
 	return 0;
@@ -100,6 +102,7 @@ static long hr_flood_vtep(__u32 slot, struct hr_flooding *flooding)
 		return 1;
 	}
 	flooding->pushed = walk->outer = flooding->round;
+	flooding->copies++;
 	bpf_clone_redirect(flooding->skb, adjacency->ifindex, 0);
 	return 0;
 }
@@ -119,6 +122,7 @@ static __always_inline int hr_flood(struct __sk_buff *skb, struct hr_walk *walk)
 			bpf_loop(HR_FLOOD_SLOTS, hr_flood_vtep, &flooding, 0);
 		}
 	}
+	hr_budget_charge(walk->from_port, 1 + flooding.copies);
 	hr_conclude(HR_REASON_FLOODED, TC_ACT_SHOT, 0, &walk->packet.key, &walk->rule);
 	return hr_consume(walk->from_port, HR_REASON_FLOODED);
 }

@@ -30,6 +30,27 @@ static __always_inline bool hr_key_reply(const struct hr_flow_key *key, struct h
 	return true;
 }
 
+/* Keep a first fragment in the port's next slot; what was there is forgotten. */
+static __always_inline void hr_fragment_keep(const struct hr_walk *walk, const struct hr_fragment_key *key,
+					     const struct hr_fragment *first)
+{
+	struct hr_fragment_slot slot = { .port = walk->from_port ? walk->from_port : walk->to_port };
+	__u32 *head = bpf_map_lookup_elem(&hr_fragment_heads, &slot.port);
+	struct hr_fragment_key *oldest;
+
+	if (!bpf_map_update_elem(&hr_fragments, key, first, BPF_EXIST) || !head)
+		return;
+	slot.slot = __sync_fetch_and_add(head, 1) % HR_FRAGMENTS_PORT;
+	oldest = bpf_map_lookup_elem(&hr_fragment_slots, &slot);
+	if (oldest) {
+		struct hr_fragment_key gone = *oldest;
+
+		bpf_map_delete_elem(&hr_fragments, &gone);
+	}
+	if (!bpf_map_update_elem(&hr_fragment_slots, &slot, key, BPF_ANY))
+		bpf_map_update_elem(&hr_fragments, key, first, BPF_ANY);
+}
+
 /* Fragments: the later ones take the ports of the first. */
 static __always_inline int hr_track_fragment(struct hr_walk *walk)
 {
@@ -38,31 +59,37 @@ static __always_inline int hr_track_fragment(struct hr_walk *walk)
 				       .id = packet->fragment_id,
 				       .proto = packet->key.proto };
 	__u64 now = bpf_ktime_get_coarse_ns();
-	struct hr_fragment *known;
+	struct hr_fragment *known, first;
 
 	__builtin_memcpy(key.saddr, packet->key.saddr, 32);
 	if (packet->fragment == HR_FRAGMENT_FIRST) {
-		struct hr_fragment first = {
-			.sport = packet->key.sport,
-			.dport = packet->key.dport,
-			.first_length = packet->l3 + packet->ip_length - packet->part,
-			.seen = now,
-		};
-
-		bpf_map_update_elem(&hr_fragments, &key, &first, BPF_ANY);
+		__builtin_memset(&first, 0, sizeof(first));
+		first.first = first.last = hr_conn_new_id();
+		first.sport = packet->key.sport;
+		first.dport = packet->key.dport;
+		first.first_length = packet->l3 + packet->ip_length - packet->part;
+		first.seen = now;
+		hr_fragment_keep(walk, &key, &first);
 		return HR_REASON_NONE;
 	}
 	known = bpf_map_lookup_elem(&hr_fragments, &key);
-	if (!known || now - known->seen > HR_FRAGMENT_LIFE)
+	if (!known)
 		return HR_REASON_FRAGMENT_ORPHAN;
-	if (packet->fragment_offset < known->first_length)
+	first = *known;
+	barrier();
+	known = bpf_map_lookup_elem(&hr_fragments, &key); /* was it the key's, and whole? */
+	if (!known || READ_ONCE(known->first) != first.last || first.first != first.last)
+		return HR_REASON_FRAGMENT_ORPHAN;
+	if (now - first.seen > HR_FRAGMENT_LIFE)
+		return HR_REASON_FRAGMENT_ORPHAN;
+	if (packet->fragment_offset < first.first_length)
 		return HR_REASON_FRAGMENT_OVERLAP;
-	packet->key.sport = known->sport;
-	packet->key.dport = known->dport;
+	packet->key.sport = first.sport;
+	packet->key.dport = first.dport;
 	packet->tcp_flags = HR_TCP_ACK;
 	if (hr_is_icmp(packet)) {
-		packet->icmp_type = bpf_ntohs(known->dport) >> 8;
-		packet->icmp_code = bpf_ntohs(known->dport);
+		packet->icmp_type = bpf_ntohs(first.dport) >> 8;
+		packet->icmp_code = bpf_ntohs(first.dport);
 	}
 	return HR_REASON_NONE;
 }

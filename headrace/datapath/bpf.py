@@ -42,6 +42,11 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
 
     connections: int = 262144
 
+    def tables(self) -> dict[str, int]:
+        """Entries of the tables that grow with it."""
+        indices = self.connections + self.connections // abi.CONN_REST
+        return {"hr_conns": indices, "hr_conn_free": indices, "hr_flows": self.connections * 2}
+
 
 class Datapath(Reader):
     """One host's datapath, pinned below ``root`` (a directory on a BPF file system).
@@ -72,15 +77,20 @@ class Datapath(Reader):
         if old is not None and use is not None and use.tables == old.name and self.pins.exists():
             shutil.rmtree(self.pins)  # left by a change of ABI that came no further
         number = connections_at(self.pins) or (connections_at(old) if old else None) or self._sizes.connections
-        sizes = {"hr_conns": number, "hr_conn_free": number, "hr_flows": number * 2}
+        sizes = Sizes(connections=number)
+        constants = {
+            "tc": {"hr_observe": int(self._observe), "hr_connections": number},
+            "agent": {"hr_connections": number},
+            "xdp": {"hr_observe": int(self._observe)},
+        }
         for name in PARTS:
             path = OBJECTS / f"{name}.bpf.o"
             if not path.exists():
                 raise DatapathError(f"{path.name} is not built; run make bpf")
             opened = Object.open(
                 path,
-                rodata={"hr_observe": int(self._observe)} if name != "agent" else {},
-                map_sizes=sizes,
+                rodata=constants[name],
+                map_sizes=sizes.tables(),
                 pin_dir=self.pins,
             ).load()
             self._objects[name] = opened

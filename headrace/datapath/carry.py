@@ -27,13 +27,17 @@ log = logging.getLogger(__name__)
 
 NAMES = "hr_names"
 """Which index means what: first, so that no index ever means another port."""
-COPIED = ("hr_learnt", "hr_learnt_counts", "hr_fragments", "hr_epochs")
+COPIED = (
+    *("hr_learnt", "hr_learnt_counts", "hr_epochs", "hr_budgets"),
+    *("hr_fragments", "hr_fragment_slots", "hr_fragment_heads"),
+)
 """Tables that come over entry by entry; epochs too, since they never go back."""
 BUILT = ("hr_conns", "hr_flows", "hr_conn_free", "hr_conn_counts", "hr_conn_ids", "hr_cursors", "hr_port_counts")
 """Tables that are made from the old ones' by meaning. With them hr_reasons."""
 COUNTED = ("hr_reasons",)
 LEFT = {
     "hr_applying": "the writer that was interrupted wrote the other tables",
+    "hr_half_open": "of the connections that came over, none is the first to give way",
     "hr_punts": "who asked and was not answered asks again",
     "hr_watches": "who watches drops is of the other version, and sees those of the other programs",
     "hr_watched_until": "as hr_watches",
@@ -201,10 +205,22 @@ class Carry:
             self._new["hr_conn_free"].push(int(index).to_bytes(4, "little"))
         cursor = abi.U32(value=abi.Cursor.FRESH).pack()
         self._new["hr_cursors"].update(cursor, abi.U64(value=used + spare).pack())
-        counts = np.bincount(ports, minlength=abi.PORTS)[: abi.PORTS].astype("<u8")
-        self._put("hr_conn_counts", np.arange(len(counts)), counts.view(np.uint8).reshape(-1, 8))
+        number = abi.U32(value=abi.Cursor.USED).pack()
+        self._new["hr_cursors"].update(number, abi.U64(value=int(np.count_nonzero(live))).pack())
+        self._settle_counts(np.bincount(ports, minlength=abi.PORTS)[: abi.PORTS])
         last = max((int.from_bytes(value, "little") for value in self._cpus("hr_conn_ids", bytes(4))), default=0)
         self._new["hr_conn_ids"].update(bytes(4), abi.U64(value=last + AHEAD).pack())
+
+    def _settle_counts(self, live: np.ndarray[Any, Any]) -> None:
+        """What each port has of the table; what gave way is counted on where the other build counted it."""
+        fields: Any = abi.ConnCount.DTYPE
+        counts: np.ndarray[Any, Any] = np.zeros(len(live), fields)
+        counts["live"] = live
+        before = self._layouts["hr_conn_counts"][1][0] if "hr_conn_counts" in self._layouts else None
+        if before and "evicted" in before.leaves:
+            old = b"".join(chunk.values for chunk in self._old["hr_conn_counts"].chunks())
+            counts["evicted"] = before.column(records(old, before.size), "evicted")[: len(counts)]
+        self._put("hr_conn_counts", np.arange(len(counts)), records(counts.tobytes(), abi.ConnCount.SIZE))
 
     def _carry_counts(self) -> None:
         for name in ("hr_port_counts", *COUNTED):

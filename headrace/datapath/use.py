@@ -43,11 +43,11 @@ class Use(msgspec.Struct, frozen=True, kw_only=True):
 
 def connections_at(pins: Path) -> int | None:
     """How many connections the tables pinned there have room for."""
-    path = pins / "hr_conns"
+    path = pins / "hr_flows"
     if not path.exists():
         return None
     with Map.from_pin(path) as table:
-        return table.max_entries
+        return table.max_entries // 2  # hr_conns has some more, which rest
 
 
 def other_tables(root: Path, pins: Path, links: Path) -> Path | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import struct
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +19,7 @@ from headrace.stages.compile import ORDER
 from headrace.stages.view import address_octets
 from headrace.testing.observation import key_of
 
-WITH_PACKETS = ("hr_flows", "hr_learnt", "hr_fragments")
+WITH_PACKETS = ("hr_flows", "hr_learnt", "hr_fragments", "hr_fragment_slots")
 NS_PER_MS = 1_000_000
 TICK = 20 * NS_PER_MS
 """More than the coarse clock's resolution."""
@@ -41,21 +40,36 @@ class Memory:
         self._datapath.apply({name: {} for name in ORDER})
         for name in WITH_PACKETS:
             tables[name].delete_many(list(tables[name].keys()))
-        for cursor in (abi.Cursor.FRESH, abi.Cursor.SWEEP):
+        for cursor in abi.Cursor:
             tables["hr_cursors"].update(abi.U32(value=cursor).pack(), bytes(8))
-        for name in ("hr_conns", "hr_conn_counts", "hr_learnt_counts"):
+        for name in ("hr_conns", "hr_conn_counts", "hr_budgets", "hr_learnt_counts"):
             rows = [(key, bytes(len(value))) for key, value in tables[name].items() if any(value)]
             tables[name].update_many(rows)
+        rings = [(abi.U32(value=index).pack(), abi.HalfOpen().pack()) for index in self.names]
+        tables["hr_half_open"].update_many(rings)
         while tables["hr_conn_free"].pop() is not None:
             pass
         self._aged.clear()
 
     def live(self) -> dict[int, abi.Conn]:
         """Every connection, expired ones that nobody has swept yet included, by index."""
-        fresh = self._datapath.maps["hr_cursors"].lookup(abi.U32(value=abi.Cursor.FRESH).pack())
-        values = span(self._datapath.maps["hr_conns"], 0, int.from_bytes(fresh or b"", "little"))
+        values = span(self._datapath.maps["hr_conns"], 0, self.cursor(abi.Cursor.FRESH))
         found = {index: abi.Conn.unpack(value) for index, value in enumerate(values) if any(value[:8])}
         return {index: conn for index, conn in found.items() if not conn.id & abi.CONN_DEAD}
+
+    def cursor(self, which: abi.Cursor) -> int:
+        """A number that the datapath keeps about the whole table of connections."""
+        value = self._datapath.maps["hr_cursors"].lookup(abi.U32(value=which).pack())
+        return int.from_bytes(value or b"", "little")
+
+    def free(self) -> list[int]:
+        """The indices that were used and are free, in their order. No traffic may run meanwhile."""
+        table, found = self._datapath.maps["hr_conn_free"], []
+        while (value := table.pop()) is not None:
+            found.append(int.from_bytes(value, "little"))
+        for index in found:
+            table.push(abi.U32(value=index).pack())
+        return found
 
     def connections(self) -> dict[int, abi.Conn]:
         """Those that have not expired."""
@@ -152,14 +166,14 @@ class Memory:
                 found.append(f"flow entry {key} is torn")
         if len(flows) != sum(1 + (conn.key[1].where != abi.WHERE_NONE) for conn in live.values()):
             found.append("a connection lacks a flow entry")
-        counts = b"".join(values for _, _, values in self._datapath.maps["hr_conn_counts"].chunks())
         expected = Counter(conn.port for conn in live.values())
-        wanted = bytearray(len(counts))
-        for port, number in expected.items():
-            struct.pack_into("<q", wanted, port * 8, number)
-        if counts != wanted:
-            kept = {port: count for port, (count,) in enumerate(struct.iter_unpack("<q", counts)) if count}
+        counts = b"".join(values for _, _, values in self._datapath.maps["hr_conn_counts"].chunks())
+        words = memoryview(counts).cast("Q")[:: abi.ConnCount.SIZE // 8]
+        kept = {port: count for port, count in enumerate(words.tolist()) if count}
+        if kept != expected:
             found.append(f"ports count {kept} connections and have {dict(expected)}")
+        if (used := self.cursor(abi.Cursor.USED)) != len(live):
+            found.append(f"{used} connections are counted and {len(live)} are there")
         return found
 
 

@@ -13,7 +13,6 @@ from headrace.datapath.decision import Place
 from headrace.model import Port
 from headrace.model import State as Desired
 from headrace.testing import packet
-from headrace.testing.host import CONNECTIONS
 from headrace.testing.observation import Observed
 from headrace.testing.packet import BROADCAST, Somewhere
 from headrace.testing.twin import Twin, sent, tunnelled
@@ -311,6 +310,34 @@ def test_a_newer_first_fragment_replaces_the_older(twin: MakeTwin) -> None:
     assert observed.key.sport == 1001
 
 
+def test_a_port_crowds_out_only_its_own_first_fragments(twin: MakeTwin) -> None:
+    """The oracle keeps all; a port of the real one keeps so many, the newest."""
+    asked = twin(*STATE)
+    host = asked.host
+    ours = packet.fragments(packet.udp(B, A, 1000, 53, payload=bytes(24)), 8)
+    by_tunnel = packet.fragments(packet.udp(C, B, 1000, 53, payload=bytes(24)), 8)
+    for arrival in (sent("b", ours[0]), tunnelled(by_tunnel[0])):
+        assert asked.run(arrival).reason == Reason.NONE
+    many = abi.FRAGMENTS_PORT + 3
+    parts = [packet.fragments(WHOLE, 8, ident=number) for number in range(many)]
+    for first, *_ in parts:
+        assert host.run(sent("a", first)).reason == Reason.NONE
+    reasons = [host.run(sent("a", later)).reason for _, later, *_ in parts]
+    assert reasons == [Reason.FRAGMENT_ORPHAN] * 3 + [Reason.NONE] * abi.FRAGMENTS_PORT
+    assert host.run(sent("b", ours[1])).reason == Reason.NONE
+    assert host.run(tunnelled(by_tunnel[1])).reason == Reason.NONE
+    kept = [dict(host.datapath.maps[name].items()) for name in ("hr_fragments", "hr_fragment_slots")]
+    assert set(kept[0]) == set(kept[1].values())
+    assert len(kept[0]) == abi.FRAGMENTS_PORT + 2
+
+
+def test_a_first_fragment_sent_again_takes_no_other_slot(twin: MakeTwin) -> None:
+    asked = twin(*STATE)
+    for _ in range(abi.FRAGMENTS_PORT + 1):
+        asked.host.run(sent("a", packet.fragments(WHOLE, 8)[0]))
+    assert len(dict(asked.host.datapath.maps["hr_fragment_slots"].items())) == 1
+
+
 def test_a_later_fragment_changes_no_tcp_state_and_makes_no_connection(twin: MakeTwin) -> None:
     asked = twin(*STATE)
     parts = packet.fragments(packet.tcp(A, B, 1000, 80, "FA", payload=bytes(40)), 24)
@@ -507,57 +534,7 @@ def test_a_port_that_becomes_stateful_tracks_from_then_on(twin: MakeTwin) -> Non
     assert asked.thrice(answering).reason == Reason.NONE, "connections outlive decisions"
 
 
-# Room
-
-
-def test_a_port_has_a_quota_of_connections(twin: MakeTwin) -> None:
-    asked = twin(*STATE, quota=3)
-    frames = [packet.udp(A, B, 1000 + number, 53) for number in range(4)]
-    for frame in frames[:3]:
-        assert asked.run(sent("a", frame)).reason == Reason.NONE
-    refused = asked.host.run(sent("a", frames[3]))  # the oracle knows no quota
-    assert (refused.reason, refused.outputs) == (Reason.QUOTA, ())
-    assert refused.counts.reasons == {("a", Reason.QUOTA): 1}
-    assert asked.run(sent("a", frames[0])).replayed
-    assert asked.run(sent("b", packet.udp(B, C, 1000, 53))).reason == Reason.NONE, "each port has its own"
-    assert not asked.host.memory.inconsistencies()
-
-
-def test_by_tunnel_the_receiver_pays(twin: MakeTwin) -> None:
-    asked = twin(*STATE, quota=1)
-    assert asked.run(tunnelled(packet.udp(C, B, 1, 53))).reason == Reason.NONE
-    refused = asked.host.run(tunnelled(packet.udp(C, B, 2, 53)))
-    assert (refused.reason, refused.counts.reasons) == (Reason.QUOTA, {("", Reason.QUOTA): 1})
-    assert asked.run(tunnelled(packet.udp(C, A, 2, 53))).reason == Reason.NONE
-
-
-def test_what_makes_no_connection_needs_no_quota(twin: MakeTwin) -> None:
-    asked = twin(*STATE, quota=1)
-    asked.run(sent("a", packet.udp(A, B, 1000, 53)))
-    assert asked.run(sent("a", packet.tcp(A, B, 1000, 80, "R"))).reason == Reason.NONE
-    assert asked.run(sent("a", packet.udp(A, B, 68, 67))).reason == Reason.NONE
-
-
-def test_an_ended_connection_gives_its_place_back(twin: MakeTwin) -> None:
-    asked = twin(*STATE, quota=1)
-    for _ in range(3):
-        for flags in ("S", "R"):
-            assert asked.run(sent("a", packet.tcp(A, B, 1000, 80, flags))).reason == Reason.NONE
-    assert asked.host.run(sent("a", packet.udp(A, B, 1000, 53))).reason == Reason.QUOTA
-
-
-def test_a_full_table_refuses_new_and_keeps_old_connections(twin: MakeTwin) -> None:
-    asked = twin(*STATE)
-    host = asked.host
-    first = sent("a", packet.udp(A, B, 0, 53))
-    for number in range(CONNECTIONS):
-        frame = packet.udp(A, B, 0, 53)
-        host.run(sent("a", frame[:34] + number.to_bytes(2, "big") + frame[36:]))
-    assert len(host.memory.connections()) == CONNECTIONS
-    refused = host.run(sent("a", packet.udp(A, B, 0, 54)))
-    assert (refused.reason, refused.outputs) == (Reason.TABLE_FULL, ())
-    assert host.run(first).replayed
-    assert not host.memory.inconsistencies()
+# Ends
 
 
 def test_a_connection_that_is_being_retired_is_busy(twin: MakeTwin) -> None:
@@ -602,9 +579,7 @@ def test_the_sweeper_takes_what_expired_and_nothing_else(twin: MakeTwin) -> None
     wait_until(lambda: len(host.memory.live()) <= 2, what="the expired are swept")
     assert host.memory.live() == {index: conn for index, conn in before.items() if index not in expired}
     assert not host.memory.inconsistencies(), "keys and quota are given back"
-    for number in range(4):
-        host.run(sent("a", packet.udp(A, C, 100 + number, 53)))
-    assert set(host.memory.live()) == set(before), "their indices are used again"
+    assert sorted(host.memory.free()) == sorted(expired)
 
 
 def test_what_expired_is_nobodys_before_it_is_swept(twin: MakeTwin) -> None:

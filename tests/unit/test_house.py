@@ -26,6 +26,7 @@ FAMILIES = ("encap",)
 
 NO_COMPILER = {
     "account": "has no table that policy fills",
+    "budget": "has no table that policy fills",
     "track": "has no table that policy fills",
 }
 NO_PACKET_TEST: dict[str, str] = {}
@@ -42,6 +43,7 @@ ONLY_PACKET_TEST = {
     "epoch": "what a walk stands on while tables change under it",
     "equivalence": "all stages at once, against the oracle",
     "fuzz": "broken frames at every stage",
+    "full_table": "who gives way where a port or the host has too many connections",
     "load": "the verifier's word on every program",
     "libbpf": "the binding that the other packet tests stand on",
     "punt": "respond, where it is the agent that answers",

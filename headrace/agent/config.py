@@ -24,6 +24,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ``dhcp_lease``: seconds that a workload may use an address before it asks again.
     ``guard``: names of devices that may carry workloads (nftables wildcards); nothing passes between them and the
     host's stack.
+    ``verify``: seconds between looks at whether the datapath is still as it was written, and repaired; 0: never.
     """
 
     host: str
@@ -41,4 +42,5 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     quota: Annotated[int, msgspec.Meta(ge=0)] | None = None
     dhcp_lease: Annotated[int, msgspec.Meta(ge=60, le=0xFFFFFFFE)] = 86400
     guard: tuple[Device, ...] = ("tap*",)
+    verify: Annotated[int, msgspec.Meta(ge=0)] = 60
     log: Literal["debug", "info", "warning", "error"] = "info"

@@ -7,12 +7,16 @@ datapath redirects never pass these hooks.
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Sequence
+from typing import Any
 
 from headrace.errors import NotSupported
 
 TABLE = "headrace_guard"
+FAMILIES = (("inet", "prerouting", "postrouting"), ("arp", "input", "output"))
+"""nftables families, with the hooks where devices' packets arrive and leave."""
 
 
 def ruleset(devices: Sequence[str]) -> str:
@@ -22,7 +26,7 @@ def ruleset(devices: Sequence[str]) -> str:
         lines += [f"table {family} {TABLE}", f"delete table {family} {TABLE}"]
     if devices:
         names = ", ".join(f'"{device}"' for device in devices)
-        for family, arriving, leaving in (("inet", "prerouting", "postrouting"), ("arp", "input", "output")):
+        for family, arriving, leaving in FAMILIES:
             lines += [
                 f"table {family} {TABLE} {{",
                 f"  chain arriving {{ type filter hook {arriving} priority -500;",
@@ -42,3 +46,36 @@ def install(devices: Sequence[str]) -> None:
         raise NotSupported("the guard needs nftables: install the package, or set guard = []") from None
     except subprocess.CalledProcessError as error:
         raise NotSupported(f"the guard was refused by nftables: {error.stderr.strip()}; or set guard = []") from None
+
+
+def missing(devices: Sequence[str]) -> list[str]:
+    """Chains of the guard that are not in force as installed, by name; a guard that should not be, too."""
+    found = []
+    for family, arriving, leaving in FAMILIES:
+        listed = subprocess.run(
+            ["nft", "-j", "list", "table", family, TABLE], text=True, check=False, capture_output=True
+        )
+        rows = json.loads(listed.stdout)["nftables"] if listed.returncode == 0 else []
+        if not devices:
+            found += [f"{family} {TABLE}"] if rows else []
+            continue
+        for chain, hook, match in (("arriving", arriving, "iifname"), ("leaving", leaving, "oifname")):
+            if not _in_force(rows, chain, hook, match, set(devices)):
+                found.append(f"{family} {TABLE} {chain}")
+    return found
+
+
+def _in_force(rows: Sequence[dict[str, Any]], chain: str, hook: str, match: str, devices: set[str]) -> bool:
+    """Whether a chain is at its hook, and its first rule drops what these devices bring or take."""
+    chains = [row["chain"] for row in rows if "chain" in row]
+    if not any((known["name"], known.get("hook")) == (chain, hook) for known in chains):
+        return False
+    rules = [row["rule"] for row in rows if "rule" in row and row["rule"]["chain"] == chain]
+    if not rules or not any("drop" in part for part in rules[0]["expr"]):
+        return False
+    left = next((part["match"] for part in rules[0]["expr"] if "match" in part), None)
+    if left is None or left["op"] != "==" or left["left"] != {"meta": {"key": match}}:
+        return False
+    right = left["right"]
+    named = right.get("set", []) if isinstance(right, dict) else [right]
+    return set(named) >= devices

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 from headrace import __version__
@@ -141,6 +142,18 @@ class Reconciler:
             if fault not in self._faults:
                 log.warning("%s; it is left out", fault)
         self._faults = faults
+
+    @property
+    def hooks(self) -> dict[str, tuple[int, str]]:
+        """Device -> its ifindex and where programs were attached to it."""
+        return dict(self._attached)
+
+    def mend(self, devices: Iterable[str]) -> None:
+        """Write again what somebody changed; the next pass attaches to these devices again."""
+        self._datapath.mend()
+        self._links = None
+        for name in devices:
+            self._attached.pop(name, None)
 
     def _uplinks_unfit(self, links: dict[str, Link]) -> str | None:
         """Why ports cannot be on XDP: what they send by tunnel leaves by an uplink, which must take XDP frames."""

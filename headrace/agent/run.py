@@ -15,10 +15,13 @@ import msgspec
 
 from headrace.agent import guard
 from headrace.agent.config import AgentConfig
+from headrace.agent.control import Answer, Request, listening
 from headrace.agent.desired import Desired, Mirror, covers, restore, save
+from headrace.agent.drained import is_drained, mark_drained
 from headrace.agent.punt import Punts
 from headrace.agent.readiness import uplinks
 from headrace.agent.reconcile import Reconciler
+from headrace.agent.verify import Drift, say
 from headrace.controller.client import Client
 from headrace.controller.identity import Files
 from headrace.datapath.bpf import Datapath, Sizes, lock
@@ -47,13 +50,20 @@ RETRY = (0.2, 5.0)
 """First and longest pause, seconds, between attempts to reach the controller."""
 
 
+VERIFY_SHARE = 100
+"""A look for drift may take one part in so many of the agent's time; where it takes long, it is made less often."""
+
+
 class Agent:
     """Desired state and devices in, a reconciled datapath and a status out."""
 
-    def __init__(self, config: AgentConfig, reconciler: Reconciler, punts: Punts) -> None:
+    def __init__(self, config: AgentConfig, reconciler: Reconciler, punts: Punts, drift: Drift) -> None:
         self._config = config
         self._reconciler = reconciler
         self._punts = punts
+        self._drift = drift
+        self._busy = asyncio.Lock()
+        self._drained = is_drained(Path(config.cache))
         self._desired: Desired | None = None
         self._status: HostStatus = reconciler.status()
         self._applied: State | None = None
@@ -64,8 +74,12 @@ class Agent:
     async def run(self, stop: asyncio.Event) -> None:
         """Until told to stop, or something breaks."""
         source = self._with_controller if self._config.controller else self._with_file
-        async with Netlink.watch() as watch, asyncio.TaskGroup() as group:
-            works = self._reconcile(), self._watch_devices(watch), self._punts.run(), source()
+        async with (
+            Netlink.watch() as watch,
+            listening(Path(self._config.run), self._answer),
+            asyncio.TaskGroup() as group,
+        ):
+            works = self._reconcile(), self._watch_devices(watch), self._punts.run(), self._verify(), source()
             tasks = [group.create_task(work) for work in works]
             await stop.wait()
             for task in tasks:
@@ -80,7 +94,8 @@ class Agent:
                 continue
             desired = self._desired
             try:
-                self._status = await asyncio.to_thread(self._reconciler.reconcile, desired)
+                async with self._busy:
+                    self._status = await asyncio.to_thread(self._reconciler.reconcile, desired)
             except DatapathError as error:  # the tables are as they were, and nothing is acknowledged
                 log.error("revision=%d cannot be applied: %s", desired.revision, error)  # noqa: TRY400 - it says all
                 continue
@@ -89,6 +104,44 @@ class Agent:
             self._report.set()
             if self._config.controller:
                 await asyncio.to_thread(self._keep, desired)
+
+    async def _verify(self) -> None:
+        pause = float(self._config.verify)
+        while pause:
+            await asyncio.sleep(pause)
+            began = self._loop.time()
+            await self._look(repair=True)
+            pause = max(float(self._config.verify), VERIFY_SHARE * (self._loop.time() - began))
+
+    async def _look(self, *, repair: bool) -> Answer:
+        """Look for drift, and mend it."""
+        if self._applied is None or self._desired is None:
+            return Answer(error="the agent has no desired state yet")
+        async with self._busy:
+            desired = self._desired
+            found = await asyncio.to_thread(self._drift.look)
+            left = found
+            if found:
+                say(found)
+            if found and repair:
+                await asyncio.to_thread(self._drift.mend, found)
+                self._status = await asyncio.to_thread(self._reconciler.reconcile, desired)
+                self._report.set()
+                left = await asyncio.to_thread(self._drift.look)
+                log.warning("drift: repaired=%d left=%d", len(found) - len(left), len(left))
+        return Answer(differences=tuple(found), left=tuple(left), drained=self._drained)
+
+    async def _answer(self, request: Request) -> Answer:
+        """What a command on this host asks."""
+        if request.drain is not None:
+            await asyncio.to_thread(mark_drained, Path(self._config.cache), drained=request.drain)
+            if self._drained != request.drain:
+                log.info("host is %s", "drained: it takes no new ports" if request.drain else "no longer drained")
+            self._drained = request.drain
+            self._report.set()
+        if request.verify:
+            return await self._look(repair=request.repair)
+        return Answer(drained=self._drained)
 
     def _keep(self, desired: Desired) -> None:
         try:
@@ -176,9 +229,10 @@ class Agent:
     def _word(self) -> HostStatus:
         """The last status; a revision that brought nothing for this host counts as applied."""
         desired = self._desired
+        said = msgspec.structs.replace(self._status, drained=self._drained, repairs=self._drift.repairs)
         if desired is None or desired.state is not self._applied:
-            return self._status
-        return msgspec.structs.replace(self._status, epoch=desired.epoch, applied=desired.revision)
+            return said
+        return msgspec.structs.replace(said, epoch=desired.epoch, applied=desired.revision)
 
     async def _say(self, client: Client) -> None:
         while True:
@@ -212,7 +266,8 @@ async def serve(config: AgentConfig) -> None:
                 if finding.state != "ok":
                     log.warning("%s: %s; %s", finding.check, finding.found, finding.cure)
             with Punts(datapath.maps["hr_punts"]) as punts:
-                await Agent(config, reconciler, punts).run(stop)
+                drift = Drift(config, datapath, netlink, reconciler)
+                await Agent(config, reconciler, punts, drift).run(stop)
     except* HeadraceError as errors:
         raise errors.exceptions[0] from None
     finally:

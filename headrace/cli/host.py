@@ -22,6 +22,9 @@ SILENT = 30.0
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("headrace.cli.check:check", "Whether this host has what the agent needs."),
+    "drain": ("headrace.cli.drain:drain", "Have this host take no new ports."),
+    "uninstall": ("headrace.cli.uninstall:uninstall", "Take everything of Headrace off this host's devices."),
+    "verify": ("headrace.cli.verify:verify", "Whether this host's datapath is as its agent wrote it."),
 }
 """Sub-commands that live elsewhere: name -> (module:function, help)."""
 
@@ -32,7 +35,7 @@ HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}")
 
 @click.group(cls=Lazy, table=COMMANDS)
 def host() -> None:
-    """Hosts: list, show, delete, enroll, check."""
+    """Hosts: list, show, delete, enroll; on the host itself: check, verify, drain, uninstall."""
 
 
 @host.command("list")
@@ -64,7 +67,7 @@ def show(reach: Reach, output: str, name: str) -> None:
         row = view(record, status, health.revision, health.time)
         if status:
             row |= {"mtu": status.mtu, "network_types": status.network_types}
-            row |= {"physical_networks": status.physical_networks}
+            row |= {"physical_networks": status.physical_networks, "repairs": status.repairs}
             row["says_of_ports"] = {
                 port.id: port.state + (f": {port.reason}" if port.reason else "") for port in status.ports
             }
@@ -135,4 +138,6 @@ def view(record: Record, status: HostStatus | None, revision: int, now: float) -
     if status is None:
         return row | {"state": "unknown", "heartbeat": "never"}
     row |= {"state": "silent" if silent(status, now) else "alive", "heartbeat": age(now - status.time)}
+    if status.drained:
+        row["state"] = "drained" if row["state"] == "alive" else row["state"]
     return row | {"ports": len(status.ports), "applied": status.applied, "version": status.version or None}

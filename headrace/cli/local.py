@@ -39,6 +39,10 @@ class Local:
         with Reader(Path(self._bpf or (names.bpf if self._run else "") or config.bpf)) as reader:
             yield reader, names
 
+    def run(self) -> Path:
+        """The agent's run directory."""
+        return Path(self._run or self.config().run)
+
     def config(self) -> AgentConfig:
         """The agent's configuration; its defaults where there is no file."""
         from headrace.agent.config import AgentConfig

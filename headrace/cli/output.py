@@ -12,7 +12,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 COLOURS = {
     **dict.fromkeys(("up", "alive", "ok"), "green"),
-    **dict.fromkeys(("down", "unknown", "warn"), "yellow"),
+    **dict.fromkeys(("down", "unknown", "warn", "drained"), "yellow"),
     **dict.fromkeys(("silent", "error", "fail"), "red"),
 }
 """States whose meaning a glance should tell."""

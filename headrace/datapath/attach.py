@@ -30,6 +30,8 @@ LINK_TYPE_XDP = 6
 LINK_TYPE_TCX = 11
 TC_REPLACE = 1
 PRIORITY = 1
+MOST_PROGRAMS = 64
+"""As many as one hook can have (kernel/bpf/mprog.c, BPF_MPROG_MAX)."""
 HANDLE = 0x4852
 """Ours among the filters of a device ("HR"); a filter at this place is replaced or removed, others are left alone."""
 
@@ -107,6 +109,18 @@ def detach(pin: Path) -> bool:
     pin.unlink(missing_ok=True)
     _place_file(pin).unlink(missing_ok=True)
     return here is not None
+
+
+def foreign(here: Attachment) -> list[str]:
+    """Others' programs that a packet meets before ours at the same tcx hook."""
+    ids = ffi.new("__u32[]", MOST_PROGRAMS)
+    size = ffi.sizeof("struct bpf_prog_query_opts")
+    options = ffi.new("struct bpf_prog_query_opts *", {"sz": size, "prog_ids": ids, "prog_cnt": MOST_PROGRAMS})
+    what = f"ask device {here.ifindex} for its programs"
+    check(lib.bpf_prog_query_opts(here.ifindex, ATTACH_TCX[here.direction], options), what)
+    running = [int(ids[number]) for number in range(int(options.prog_cnt))]
+    before = running[: running.index(here.program_id)] if here.program_id in running else []
+    return [f"program {number}" for number in before]
 
 
 def _attach_link(

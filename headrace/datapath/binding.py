@@ -79,6 +79,13 @@ struct bpf_link_create_opts {
 int bpf_link_update(int link_fd, int new_prog_fd, const void *opts);
 int bpf_link_detach(int link_fd);
 
+struct bpf_prog_query_opts {
+    size_t sz; __u32 query_flags; __u32 attach_flags; __u32 *prog_ids; __u32 prog_cnt; __u32 pad;
+    __u32 *prog_attach_flags;
+};
+int bpf_prog_query_opts(int target_fd, int type, struct bpf_prog_query_opts *opts);
+int bpf_prog_get_fd_by_id(__u32 id);
+
 struct bpf_test_run_opts {
     size_t sz; const void *data_in; void *data_out; __u32 data_size_in; __u32 data_size_out;
     const void *ctx_in; void *ctx_out; __u32 ctx_size_in; __u32 ctx_size_out;

@@ -19,7 +19,7 @@ from headrace.datapath.delta import Delta
 from headrace.datapath.index import KernelIndex
 from headrace.datapath.libbpf import Object, Program
 from headrace.datapath.reader import Reader
-from headrace.datapath.use import Use, connections_at, other_tables
+from headrace.datapath.use import Use, connections_at, other_tables, pinned_id
 from headrace.errors import DatapathError, NotSupported
 from headrace.stages.compile import ORDER
 from headrace.stages.epoch import local_ports
@@ -61,6 +61,7 @@ class Datapath(Reader):
         self._observe = observe
         self._objects: dict[str, Object] = {}
         self._actual: Tables | None = None
+        self._stages: dict[int, int] = {}
         self._carry: Carry | None = None
         self._switched = False
         self._applied: Parts | None = None
@@ -172,7 +173,9 @@ class Datapath(Reader):
         number = max((int(path.name) for path in loads.iterdir()), default=0) + 1
         place = loads / str(number)
         place.mkdir()
-        self._objects["tc"].maps["hr_stages"].pin(place / "stages")
+        stages = self._objects["tc"].maps["hr_stages"]
+        stages.pin(place / "stages")
+        self._stages = {int.from_bytes(key, "little"): int.from_bytes(value, "little") for key, value in stages.items()}
         self._load = place
 
     def retire_loads(self) -> None:
@@ -318,12 +321,57 @@ class Datapath(Reader):
 
     def detach(self, name: str) -> None:
         """Take every program off a device."""
-        for kind in ("ingress", "egress", "xdp", "uplink", "uplink-xdp"):
-            detach(self._link(name, kind))
+        for place in self.places(name):
+            detach(place)
 
     def is_uplink(self, name: str) -> bool:
         """Whether a device was attached as an uplink."""
         return self._link(name, "uplink").exists()
+
+    # Drift
+
+    def wanted_programs(self, device: str, hook: str) -> dict[Path, Program]:
+        """Where programs should be attached to a device. ``hook``: ``tc``, ``xdp``, or the same after ``uplink``."""
+        kind, _, place = hook.rpartition(" ")
+        names = (
+            {"uplink": "hr_from_uplink", "uplink-xdp": "hr_xdp_from_uplink"}
+            if kind
+            else {"ingress": "hr_from_port", "egress": "hr_guard", "xdp": "hr_xdp_from_port"}
+        )
+        return {
+            self._link(device, link): self.programs[name]
+            for link, name in names.items()
+            if place == "xdp" or not link.endswith("xdp")
+        }
+
+    def is_program(self, number: int, wanted: Program) -> bool:
+        """Whether the program of an id is the wanted one."""
+        return number == wanted.id
+
+    def unpinned(self) -> list[str]:
+        """Tables that are not pinned where the next agent looks for them."""
+        names = [name for name, spec in abi.MAPS.items() if spec.pinning and name in self.maps]
+        return [name for name in names if pinned_id(self.pins / name) != self.maps[name].id]
+
+    def stage_drift(self) -> list[tuple[int, int, int | None]]:
+        """Slots of the stage array that do not call the program they should: slot, its program, the one found."""
+        table = self.maps["hr_stages"]
+        found = {int.from_bytes(key, "little"): int.from_bytes(value, "little") for key, value in table.items()}
+        return [(slot, number, found.get(slot)) for slot, number in self._stages.items() if found.get(slot) != number]
+
+    def mend(self) -> None:
+        """Make pins, names, stages and tables what they should be; hooks are the caller's."""
+        for name in self.unpinned():
+            path = self.pins / name
+            path.unlink(missing_ok=True)
+            self.maps[name].pin(path)
+        self.index.mend()
+        by_id = {program.id: program for program in self.programs.values()}
+        for slot, number, _ in self.stage_drift():
+            self.maps["hr_stages"].update(slot.to_bytes(4, "little"), by_id[number].fd.to_bytes(4, "little"))
+        applied, self._applied, self._actual = self._applied, None, None  # what is there is read back, and all compared
+        if applied is not None:
+            self.apply(applied)
 
     def _indices_in_use(self) -> tuple[set[int], set[int]]:
         """Indices of ports and endpoints, and of VTEPs, that a flow, a table or what was learnt still names."""

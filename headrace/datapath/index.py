@@ -42,6 +42,16 @@ class KernelIndex:
         """Say all names that will be asked for from now on: none of them loses its index to another."""
         self._wanted = {"port": ports, "endpoint": endpoints, "vtep": vteps}
 
+    def drift(self) -> list[tuple[bytes, int, int | None]]:
+        """Names that hr_names lacks or has otherwise: digest, their index, the one found."""
+        kept = {key: abi.Name.unpack(value).index for key, value in self._names.items()}
+        return [(key, index, kept.get(key)) for key, index in self._known.items() if kept.get(key) != index]
+
+    def mend(self) -> None:
+        """Write those again."""
+        for key, index, _ in self.drift():
+            self._names.update(key, abi.Name(index=index).pack())
+
     def _get(self, kind: str, name: str) -> int:
         asked = self._asked[kind]
         if name not in asked:

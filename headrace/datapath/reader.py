@@ -15,6 +15,8 @@ from headrace.errors import Denied, Unavailable
 
 DOT, STAND_IN = ".", ":"
 """A pin's name holds no dot, and a device's name no colon (net/core/dev.c, dev_valid_name)."""
+KINDS = ("ingress", "egress", "xdp", "uplink", "uplink-xdp")
+"""Of links: those of a port, then those of an uplink."""
 
 
 class Reader:
@@ -149,6 +151,10 @@ class Reader:
         """Names of the devices that have links, present or gone."""
         names = (path.name.rpartition("@")[0] for path in self.links.iterdir() if "@" in path.name)
         return {name.replace(STAND_IN, DOT) for name in names}
+
+    def places(self, device: str) -> list[Path]:
+        """Where its links are pinned, if it has them."""
+        return [self._link(device, kind) for kind in KINDS]
 
     def hook(self, device: str) -> str:
         """``xdp`` where a program of ours runs on the device's XDP hook, with tc behind it; else ``tc``."""

@@ -59,3 +59,11 @@ def other_tables(root: Path, pins: Path, links: Path) -> Path | None:
         return None if (pins / "hr_conns").exists() else latest
     wanted = use.before if use.tables == pins.name else use.tables
     return next((path for path in others if path.name == wanted), None)
+
+
+def pinned_id(path: Path) -> int:
+    """The id of the map pinned there; 0 without one."""
+    if not path.exists():
+        return 0
+    with Map.from_pin(path) as table:
+        return table.id

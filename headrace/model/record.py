@@ -41,6 +41,8 @@ class HostStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``epoch``: the controller epoch that ``applied`` (a controller revision) belongs to.
     ``time``: Unix seconds when the host said so, by the controller's clock.
+    ``drained``: an operator has it take no new ports. ``repairs``: differences that its agent found in its datapath and
+    mended since it started.
     """
 
     id: Identity
@@ -53,3 +55,5 @@ class HostStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     applied: int = 0
     ports: tuple[PortStatus, ...] = ()
     time: float = 0.0
+    drained: bool = False
+    repairs: int = 0

@@ -78,6 +78,8 @@ def abilities(host: str, agents: Iterable[Attributes]) -> Attributes:
     for agent in known:
         if agent["alive"]:
             configurations: Attributes = agent["configurations"]
+            if configurations.get("drained"):
+                raise Refused(f"host {host} is drained; `headrace host drain --undo` there lets it take ports again")
             return configurations
     raise Refused(f"the {AGENT_TYPE} on host {host} is dead (last heard {known[0]['heartbeat_timestamp']})")
 

@@ -84,6 +84,7 @@ class Feedback:
             due = alive and now - last >= cfg.CONF.agent_down_time / HEARTBEATS
         if not due and (written is None or configurations == written):
             return
+        turned = configurations != written and shown_drained(status.id) != status.drained
         state, _ = directory.get_plugin().create_or_update_agent(
             admin(),
             {
@@ -97,6 +98,8 @@ class Feedback:
             },
             dt.datetime.now(dt.UTC),
         )
+        if turned:
+            show_drained(status.id, drained=status.drained)
         self._written[status.id] = (now, configurations)
         if state != "alive" or configurations != written:
             LOG.info("agent on host %s is %s: %s", status.id, state, configurations)
@@ -211,4 +214,24 @@ def abilities(status: HostStatus) -> dict[str, Any]:
         "vteps": list(status.vteps),
         "mtu": status.mtu,
         "version": status.version,
+        "drained": status.drained,
     }
+
+
+def agents_of(host: str) -> list[dict[str, Any]]:
+    """Neutron's record of a host's agent, if it has one."""
+    found: list[dict[str, Any]] = directory.get_plugin().get_agents(
+        admin(), filters={"host": [host], "agent_type": [AGENT_TYPE]}
+    )
+    return found
+
+
+def shown_drained(host: str) -> bool:
+    """Whether Neutron knows a host to be drained."""
+    return any(agent["configurations"].get("drained") for agent in agents_of(host))
+
+
+def show_drained(host: str, *, drained: bool) -> None:
+    """Show an operator of Neutron that a host is drained, or no longer: its agent is administratively down, or up."""
+    for agent in agents_of(host):
+        directory.get_plugin().update_agent(admin(), agent["id"], {"agent": {"admin_state_up": not drained}})

@@ -49,6 +49,7 @@ def test_a_live_agent_that_can_carry_the_segment_is_enough() -> None:
             {"segments": (VLAN,), "agents": [agent(network_types=["vlan"], physical_networks=["p"])]},
             "network type vlan is not one Headrace carries here",
         ),
+        ({"agents": [agent(drained=True)]}, "host h1 is drained; `headrace host drain --undo` there"),
         ({"agents": [agent(mtu=1499)]}, "network mtu 1450 needs 1500 on the uplink, which has 1499"),
         ({"segments": ()}, "network n1 has no segment to bind"),
     ],

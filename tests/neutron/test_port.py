@@ -73,6 +73,20 @@ def heard(admin: Any, played: Host) -> None:
         wait_until(lambda version=version: agent(admin, played.name).configuration["version"] == version, SOON)  # type: ignore[misc]
 
 
+def test_a_drained_host_takes_no_ports(admin: Any, controller: Controller, net: Any, host: str) -> None:
+    """Neutron shows its agent as administratively down; a port that asked for it is bound when it takes ports again."""
+    with Host(controller, host) as played:
+        wait_until(lambda: agent(admin, host), SOON)
+        played.report(drained=True)
+        wait_until(lambda: not agent(admin, host).is_admin_state_up, SOON)
+        heard(admin, played)
+        port = admin.create_port(network_id=net.id, binding_host_id=host)
+        assert port.binding_vif_type == "binding_failed"
+        played.report(drained=False)
+        wait_until(lambda: agent(admin, host).is_admin_state_up, SOON)
+        wait_until(lambda: admin.get_port(port.id).binding_vif_type == "tap", SOON)
+
+
 def test_an_old_word_does_not_count(admin: Any, controller: Controller, net: Any, host: str) -> None:
     """A host that has not yet applied the binding says `up` of the port's former life there."""
     with Host(controller, host) as played:

@@ -63,8 +63,8 @@ static __always_inline bool hr_tcp_plausible(const struct hr_tcp_side *own, cons
 	if (!(packet->tcp_flags & HR_TCP_ACK) || !(other->known & HR_TCP_EDGE))
 		return true;
 	edge = READ_ONCE(other->edge);
-	return hr_beyond(packet->tcp_ack, edge) <= 0 &&
-	       hr_beyond(packet->tcp_ack, own->known & HR_TCP_ACKED ? READ_ONCE(own->ack) : edge) >= -HR_TCP_REACH;
+	return hr_beyond(edge, packet->tcp_ack) >= 0 &&
+	       hr_beyond(own->known & HR_TCP_ACKED ? READ_ONCE(own->ack) : edge, packet->tcp_ack) <= HR_TCP_REACH;
 }
 
 /* Move a number on, never back. Several CPUs may do so at once: without the compare-and-swap the later segment's number could
@@ -123,7 +123,7 @@ static __always_inline enum hr_tcp_reset hr_tcp_judge_reset(const struct hr_conn
 
 	if (conn->state == HR_STATE_STATELESS)
 		return HR_TCP_BELIEVED;
-	if (acked && (seq == ack || (sent && hr_beyond(seq, ack) > 0 && hr_beyond(seq, edge) <= 0)))
+	if (acked && (seq == ack || (sent && hr_beyond(edge, ack) > 0 && seq - ack <= edge - ack)))
 		return HR_TCP_BELIEVED;
 	if (!acked && sent && edge - seq <= HR_TCP_LEEWAY)
 		return HR_TCP_BELIEVED;

@@ -56,6 +56,12 @@ def key_text(key: abi.FlowKey) -> str:
     return f"icmp {source} > {destination} {kind}/{code}"
 
 
+def numbers(side: abi.TcpSide) -> dict[str, int | None]:
+    """Up to where a side of a TCP connection has sent (``edge``), and what it acknowledged (``ack``)."""
+    known = {"edge": (abi.TcpKnown.EDGE, side.edge), "ack": (abi.TcpKnown.ACKED, side.ack)}
+    return {name: number if side.known & flag else None for name, (flag, number) in known.items()}
+
+
 class Explainer:
     """Says what entries mean, by the names that the agent left."""
 
@@ -94,6 +100,7 @@ class Explainer:
             "enters": self._enters(key.where),
             "packets": counter.packets,
             "octets": counter.octets,
+            "tcp": numbers(conn.tcp[which]) if key.proto == PORTED["tcp"] else None,
             "idle": self._since(counter.seen) if counter.seen else None,
             "decided": why is None,
             "why": why,

@@ -59,6 +59,9 @@ def list_(local: Local, output: str, wanted: str | None, limit: int, *, whole: b
 def show(local: Local, output: str, key: tuple[str, ...]) -> None:
     """One connection by its id or one of its KEYs, with both directions.
 
+    Of TCP also the sequence number after the last octet that each side sent (edge), and the highest that it
+    acknowledged (ack): a reset that is not between the other's ack and its own edge is dropped (TCP_WINDOW).
+
     \b
     headrace flow show 5a001
     headrace flow show 'tcp 10.0.0.5:1234 > 10.0.0.9:80'
@@ -116,6 +119,7 @@ def flat(row: dict[str, Any]) -> dict[str, Any]:
         lines[name] = way.pop("key")
         way["decision"] = decision(way)
         way["idle"] = seconds(way["idle"])
+        way["tcp"] = tcp_numbers(way["tcp"])
         for side, rule in way.pop("allowed_by").items():
             way[f"allowed on the {side} side by"] = rule["text"]
         lines |= {f"  {name} {field}": value for field, value in way.items() if field not in {"decided", "why"}}
@@ -125,6 +129,13 @@ def flat(row: dict[str, Any]) -> dict[str, Any]:
 def decision(way: dict[str, Any]) -> str:
     """Whether packets replay, in words."""
     return f"replayed ({way['hook']})" if way["decided"] else f"walked: {way['why']}"
+
+
+def tcp_numbers(side: dict[str, int | None] | None) -> str | None:
+    """What is known of a side of a TCP connection, in words."""
+    if side is None:
+        return None
+    return ", ".join(f"{name} {'unknown' if number is None else number}" for name, number in side.items())
 
 
 def seconds(value: float | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -55,8 +56,12 @@ def test_a_connection_is_shown_with_all_that_is_known_of_it(scene: Scene) -> Non
     assert sent["reply"]["octets"] == got["reply"]["octets"] > 0
     one = shown(h1, "flow", "show", sent["id"])
     assert one["original"]["key"] == key
+    for way, back in (("original", "reply"), ("reply", "original")):
+        assert sent[way]["tcp"]["edge"] == got[way]["tcp"]["edge"]
+        assert (got[way]["tcp"]["edge"] - got[back]["tcp"]["ack"]) % 2**32 < 2**16
     assert shown(h1, "flow", "show", key)["id"] == sent["id"]
     assert key in table(h1, "flow", "show", sent["id"])
+    assert re.search(r"original tcp +edge \d+, ack \d+\n", table(h1, "flow", "show", sent["id"]))
 
 
 def test_why_packets_walk(scene: Scene) -> None:
@@ -67,6 +72,7 @@ def test_why_packets_walk(scene: Scene) -> None:
         assert talks(*ends)
         rows = {row["original"]["key"][:3]: row for row in shown(host, "flow", "list", "-c", "--port", b.port.id)}
         assert rows["udp"]["state"] == "new"
+        assert rows["udp"]["original"]["tcp"] is None
         assert not rows["udp"]["reply"]["decided"]
         assert rows["udp"]["reply"]["why"] == "waiting for the first reply"
         assert rows["tcp"]["reply"]["why"] is None

@@ -5,6 +5,7 @@ Numbers in stories are relative to where each side began; the sides begin so tha
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -421,3 +422,31 @@ def test_what_is_dropped_moves_nothing(twin: MakeTwin) -> None:
     assert numbers(asked) == before
     asked.apply(type(asked.state).of((*asked.state.all(), group("any", *ANY))))
     take(asked, [Step(">PA", 101, 51, 10, State.ESTABLISHED)])
+
+
+DELTAS = (0, 1, 2, 100, LEEWAY - 1, LEEWAY, LEEWAY + 1, REACH - 1, REACH, REACH + 1, 2**30, 2**31 - 1, 2**31, 2**31 + 1)
+ANY_FLAGS = ("S", "SA", "A", "A", "PA", "PA", "F", "FA", "R", "RA", "R", "RA", "SEC", "UPA")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_segment(twin: MakeTwin, seed: int) -> None:
+    """Numbers at every edge of what is known, whatever the state: programs and oracle agree (Twin compares)."""
+    choose = random.Random(seed)
+    asked = twin(*STATE)
+    seen = set()
+    for _ in range(120):
+        known = [number for fact in asked.host.memory.facts().values() for side in fact["tcp"] for number in side]
+        bases = [number for number in known if number is not None] or [choose.randrange(2**32)]
+        seq, ack = (
+            choose.choice(bases) + choose.choice((1, 1, -1)) * choose.choice(DELTAS[: choose.choice((3, 9, 14))])
+            for _ in "sa"
+        )
+        way, flags = choose.choice("><"), choose.choice(ANY_FLAGS)
+        step = Step(way + flags, 0, 0, choose.choice((0, 0, 1, 100)), Reason.NONE)
+        observed = asked.run(arrival(step, seq=seq, ack=ack), choose.choice(SPELL))
+        seen.add((observed.reason, observed.connection, observed.replayed))
+        if choose.random() < 0.03:
+            asked.host.datapath.raise_epochs(asked.host.ports.values())
+        if choose.random() < 0.02:
+            asked.age(choose.choice((9_000, 11_000, 61_000, 121_000, 241_000)))
+    assert len(seen) > 8

@@ -14,6 +14,7 @@ HR_KEEP(enum, hr_port_flag);
 HR_KEEP(enum, hr_source);
 HR_KEEP(enum, hr_adjacency_state);
 HR_KEEP(enum, hr_adjacency_flag);
+HR_KEEP(enum, hr_config_flag);
 HR_KEEP(enum, hr_direction);
 HR_KEEP(enum, hr_cursor);
 HR_KEEP(struct, hr_conclusion);

@@ -55,7 +55,7 @@ enum hr_reason {
 	HR_REASON_HAIRPIN, /* the destination is the port it came from */
 	HR_REASON_TUNNEL_LOOP, /* it came by tunnel and would leave by tunnel */
 	HR_REASON_OUTER_FRAGMENT, /* the outer packet is a fragment (RFC 7348 section 4.3) */
-	HR_REASON_TOO_BIG, /* longer than the network's MTU */
+	HR_REASON_TOO_BIG, /* longer than the network's MTU, or than the path to the other host takes */
 	HR_REASON_NO_ROUTE, /* the underlay has no route to the VTEP */
 	HR_REASON_NO_NEIGHBOUR, /* the underlay's next hop does not answer */
 	HR_REASON_TABLE_FULL, /* no room for another connection */
@@ -404,12 +404,16 @@ struct hr_name {
 	__u32 index;
 };
 
+enum hr_config_flag {
+	HR_CONFIG_CLAMP = 1, /* lower the MSS that workloads offer to what the path takes */
+};
+
 /* What the walk needs of this host. */
 struct hr_config {
 	__u8 vtep4[16]; /* own tunnel endpoints; zero: none */
 	__u8 vtep6[16];
 	__be16 port; /* UDP port of VXLAN */
-	__u16 pad;
+	__u16 flags; /* enum hr_config_flag */
 	__u32 quota; /* connections a port may have; 0: as many as fit */
 };
 

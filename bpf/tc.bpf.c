@@ -8,6 +8,7 @@
 #include "stages/flood.h"
 #include "stages/forward.h"
 #include "stages/respond.h"
+#include "stages/too_big.h"
 #include "stages/track.h"
 
 #define HR_PULL 512 /* octets made linear when headers are not */
@@ -144,8 +145,6 @@ int hr_from_port(struct __sk_buff *skb)
 		return hr_drop(skb, walk, HR_REASON_PORT_DOWN);
 	if (reason)
 		return hr_drop(skb, walk, reason == HR_PARSE_PULL ? HR_REASON_INTERNAL : reason);
-	if (packet.kind >= HR_KIND_IPV4 && length > port->mtu)
-		return hr_drop(skb, walk, HR_REASON_TOO_BIG);
 	hr_resolve(walk);
 	return hr_next(skb, walk, HR_STAGE_ANTI_SPOOF);
 }
@@ -268,13 +267,30 @@ HR_STAGE(hr_stage_respond)
 		return hr_drop_at(skb, 0, HR_REASON_INTERNAL);
 	if (!hr_respond(skb, walk)) {
 		reason = hr_punt(skb, walk, port);
-		return reason ? hr_drop(skb, walk, reason) : hr_next(skb, walk, HR_STAGE_TRACK);
+		if (reason)
+			return hr_drop(skb, walk, reason);
+		return hr_next(skb, walk, hr_exceeds(walk, walk->mtu) ? HR_STAGE_TOO_BIG : HR_STAGE_TRACK);
 	}
 	hr_budget_charge(walk->from_port, 1);
 	hr_count_reason(walk->from_port, HR_REASON_ANSWERED);
-	hr_conclude(HR_REASON_ANSWERED, TC_ACT_REDIRECT, port->ifindex, &walk->packet.key, &walk->rule);
-	skb->mark = HR_MARK;
-	return bpf_redirect(port->ifindex, 0);
+	return hr_return(skb, walk, port, HR_REASON_ANSWERED);
+}
+
+/* Called where a packet exceeds walk->mtu. It is shown to those who watch before it becomes the answer to itself. */
+SEC("tc")
+HR_STAGE(hr_stage_too_big)
+{
+	struct hr_walk *walk = hr_walk_get();
+	struct hr_port *port = walk ? bpf_map_lookup_elem(&hr_ports, &walk->from_port) : NULL;
+
+	if (!port)
+		return hr_drop_at(skb, 0, HR_REASON_INTERNAL);
+	hr_budget_charge(walk->from_port, 1);
+	hr_leave_out(skb, walk, walk->from_port, HR_REASON_TOO_BIG);
+	if (hr_too_big(skb, walk, walk->mtu))
+		return hr_return(skb, walk, port, HR_REASON_TOO_BIG);
+	hr_conclude(HR_REASON_TOO_BIG, TC_ACT_SHOT, 0, &walk->packet.key, &walk->rule);
+	return hr_drop_sampled();
 }
 
 SEC("tc")
@@ -356,8 +372,14 @@ SEC("tc")
 HR_STAGE(hr_stage_decide)
 {
 	struct hr_walk *walk = hr_walk_get();
+	int reason;
 
-	return walk ? hr_decide(skb, walk) : hr_drop_at(skb, 0, HR_REASON_INTERNAL);
+	if (!walk)
+		return hr_drop_at(skb, 0, HR_REASON_INTERNAL);
+	reason = hr_path_find(skb, walk);
+	if (reason == HR_REASON_TOO_BIG)
+		return hr_next(skb, walk, HR_STAGE_TOO_BIG);
+	return reason ? hr_drop(skb, walk, reason) : hr_decide(skb, walk);
 }
 
 SEC("tc")

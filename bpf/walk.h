@@ -16,6 +16,7 @@
 enum hr_stage {
 	HR_STAGE_ANTI_SPOOF,
 	HR_STAGE_RESPOND,
+	HR_STAGE_TOO_BIG,
 	HR_STAGE_TRACK,
 	HR_STAGE_ACL_FROM,
 	HR_STAGE_FORWARD,
@@ -30,6 +31,7 @@ enum hr_stage {
 
 HR_STAGE(hr_stage_anti_spoof);
 HR_STAGE(hr_stage_respond);
+HR_STAGE(hr_stage_too_big);
 HR_STAGE(hr_stage_track);
 HR_STAGE(hr_stage_acl_from);
 HR_STAGE(hr_stage_forward);
@@ -47,6 +49,7 @@ struct {
 	.values = {
 		[HR_STAGE_ANTI_SPOOF] = (void *)&hr_stage_anti_spoof,
 		[HR_STAGE_RESPOND] = (void *)&hr_stage_respond,
+		[HR_STAGE_TOO_BIG] = (void *)&hr_stage_too_big,
 		[HR_STAGE_TRACK] = (void *)&hr_stage_track,
 		[HR_STAGE_ACL_FROM] = (void *)&hr_stage_acl_from,
 		[HR_STAGE_FORWARD] = (void *)&hr_stage_forward,
@@ -78,7 +81,7 @@ struct hr_walk {
 	__u32 flags; /* enum hr_walk_flag */
 	__u32 segment;
 	__u32 length; /* of the longest IP packet in it */
-	__u32 mtu; /* 0: not judged here */
+	__u32 mtu; /* the network's, then the path's; 0: not judged here */
 	__u32 from_port; /* local port index, or 0 */
 	__u32 from_index;
 	__u32 from_epoch;
@@ -93,6 +96,7 @@ struct hr_walk {
 	__u64 conn_id;
 	__u32 conn_flags;
 	__u32 hash;
+	__u32 out; /* local port index, or adjacency with to_vtep */
 	struct hr_conn_rule rule;
 	__u8 outer_saddr[16];
 	__u32 outer; /* octets of outer headers that are still on */
@@ -215,6 +219,15 @@ static __always_inline void hr_leave_out(struct __sk_buff *skb, struct hr_walk *
 		return;
 	walk->dropped = hr_dropped_of(walk, port, reason);
 	hr_sample(skb, &walk->dropped);
+}
+
+/* The frame has become the answer to itself, and its reason is counted: back to where it came from. */
+static __always_inline int hr_return(struct __sk_buff *skb, struct hr_walk *walk, const struct hr_port *port,
+				     __u32 reason)
+{
+	hr_conclude(reason, TC_ACT_REDIRECT, port->ifindex, &walk->packet.key, &walk->rule);
+	skb->mark = HR_MARK;
+	return bpf_redirect(port->ifindex, 0);
 }
 
 /* Send to a local port: straight into a veth's peer where the frame's protocol is what the kernel noted, else by the device. */

@@ -14,7 +14,7 @@ import msgspec
 
 Octets = TypeVar("Octets", bytes, bytes | bytearray | memoryview)
 
-ABI_HASH = "d2b486a58a38"
+ABI_HASH = "e387c1547eff"
 """Identifies layouts, values and maps together: two sides that differ in it must not share a map."""
 
 
@@ -153,6 +153,12 @@ class AdjacencyState(Named):
     RESOLVED = 2
 
 
+class ConfigFlag(Named):
+    """enum hr_config_flag."""
+
+    CLAMP = 1, "lower the MSS that workloads offer to what the path takes"
+
+
 class ConnFlag(Named):
     """enum hr_conn_flag."""
 
@@ -240,7 +246,7 @@ class Reason(Named):
     HAIRPIN = 30, "the destination is the port it came from"
     TUNNEL_LOOP = 31, "it came by tunnel and would leave by tunnel"
     OUTER_FRAGMENT = 32, "the outer packet is a fragment (RFC 7348 section 4.3)"
-    TOO_BIG = 33, "longer than the network's MTU"
+    TOO_BIG = 33, "longer than the network's MTU, or than the path to the other host takes"
     NO_ROUTE = 34, "the underlay has no route to the VTEP"
     NO_NEIGHBOUR = 35, "the underlay's next hop does not answer"
     TABLE_FULL = 36, "no room for another connection"
@@ -973,7 +979,7 @@ class Conclusion(Packed, frozen=True, kw_only=True):
         )
 
 
-_CONFIG = struct.Struct("<16s16s2s2xI")
+_CONFIG = struct.Struct("<16s16s2sHI")
 
 
 class Config(Packed, frozen=True, kw_only=True):
@@ -981,9 +987,9 @@ class Config(Packed, frozen=True, kw_only=True):
 
     SIZE: ClassVar[int] = 40
     DTYPE: ClassVar[dict[str, Any]] = {
-        "names": ["vtep4", "vtep6", "port", "quota"],
-        "formats": ["V16", "V16", ">u2", "<u4"],
-        "offsets": [0, 16, 32, 36],
+        "names": ["vtep4", "vtep6", "port", "flags", "quota"],
+        "formats": ["V16", "V16", ">u2", "<u2", "<u4"],
+        "offsets": [0, 16, 32, 34, 36],
         "itemsize": 40,
     }
 
@@ -992,6 +998,8 @@ class Config(Packed, frozen=True, kw_only=True):
     vtep6: bytes = bytes(16)
     port: int = 0
     """UDP port of VXLAN"""
+    flags: int = 0
+    """enum hr_config_flag"""
     quota: int = 0
     """connections a port may have; 0: as many as fit"""
 
@@ -1000,6 +1008,7 @@ class Config(Packed, frozen=True, kw_only=True):
             _exact(self.vtep4, 16, "Config.vtep4"),
             _exact(self.vtep6, 16, "Config.vtep6"),
             self.port.to_bytes(2, "big"),
+            self.flags,
             self.quota,
         )
 
@@ -1010,7 +1019,8 @@ class Config(Packed, frozen=True, kw_only=True):
             vtep4=v[0],
             vtep6=v[1],
             port=int.from_bytes(v[2], "big"),
-            quota=v[3],
+            flags=v[3],
+            quota=v[4],
         )
 
 

@@ -3,8 +3,10 @@
 #ifndef HR_STAGES_DECIDE_H
 #define HR_STAGES_DECIDE_H
 
+#include "lib/mss.h"
 #include "lib/tunnel.h"
 #include "room.h"
+#include "stages/too_big.h"
 #include "stages/track.h"
 
 #define HR_EEXIST (-17)
@@ -15,13 +17,15 @@
 #define HR_AF_INET6 10
 
 /* Ask the kernel for the next hop of a path, and write it if it is news. One walk in HR_FIB_ONE_IN asks though the next hop
- * is known, so that a moved one heals without the agent. HR_REASON_NO_NEIGHBOUR: routed, but nobody resolved the next hop yet; adjacency->ifindex is right.
+ * is known, so that a moved one heals without the agent. HR_REASON_NO_NEIGHBOUR: routed, but nobody resolved the next hop yet;
+ * adjacency->ifindex and mtu are right. The FIB is asked for a short packet: it would compare what is no outer packet yet.
  */
 static __always_inline int hr_next_hop(struct __sk_buff *skb, const struct hr_walk *walk, __u32 index, __u32 hash,
 				       struct hr_adjacency *copy)
 {
 	struct hr_adjacency *adjacency = bpf_map_lookup_elem(&hr_adjacencies, &index);
-	struct bpf_fib_lookup fib = { .l4_protocol = IPPROTO_UDP, .ifindex = HR_LOOPBACK };
+	struct bpf_fib_lookup fib = { .l4_protocol = IPPROTO_UDP, .tot_len = 1, .ifindex = HR_LOOPBACK };
+	__u32 mtu = 0;
 	long error;
 
 	if (!adjacency || adjacency->state == HR_ADJACENCY_EMPTY)
@@ -43,23 +47,38 @@ static __always_inline int hr_next_hop(struct __sk_buff *skb, const struct hr_wa
 	}
 	error = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	copy->ifindex = fib.ifindex;
-	if (error == BPF_FIB_LKUP_RET_NO_NEIGH)
-		return HR_REASON_NO_NEIGHBOUR;
-	if (error)
+	if ((error && error != BPF_FIB_LKUP_RET_NO_NEIGH) || bpf_check_mtu(skb, fib.ifindex, &mtu, 0, 0) < 0)
 		return HR_REASON_NO_ROUTE;
+	copy->mtu = mtu;
+	if (error)
+		return HR_REASON_NO_NEIGHBOUR;
 	__builtin_memcpy(copy->eth_dst, fib.dmac, 6);
 	__builtin_memcpy(copy->eth_src, fib.smac, 6);
 	copy->state = HR_ADJACENCY_RESOLVED;
-	if (adjacency->state == HR_ADJACENCY_RESOLVED && adjacency->ifindex == copy->ifindex &&
+	if (adjacency->state == HR_ADJACENCY_RESOLVED && adjacency->ifindex == copy->ifindex && adjacency->mtu == mtu &&
 	    hr_mac_equal(adjacency->eth_dst, copy->eth_dst) && hr_mac_equal(adjacency->eth_src, copy->eth_src))
 		return HR_REASON_NONE;
 	WRITE_ONCE(adjacency->state, HR_ADJACENCY_UNRESOLVED);
 	barrier();
 	adjacency->ifindex = copy->ifindex;
+	adjacency->mtu = mtu;
 	__builtin_memcpy(adjacency->eth_dst, copy->eth_dst, 12);
 	barrier();
 	WRITE_ONCE(adjacency->state, HR_ADJACENCY_RESOLVED);
+	barrier();
+	/* The agent has raised epochs, then had this forgotten, since we asked: our answer may be the one of before. */
+	if (hr_epoch(walk->from_index) != walk->from_epoch)
+		WRITE_ONCE(adjacency->state, HR_ADJACENCY_UNRESOLVED);
 	return HR_REASON_NONE;
+}
+
+/* Longest IP packet that the path takes: the inner Ethernet header is as long as the outer one, which is not part of the MTU. */
+static __always_inline __u32 hr_path_mtu(const struct hr_walk *walk, const struct hr_adjacency *adjacency)
+{
+	__u32 outer = hr_adjacency_is_v4(adjacency) ? HR_VXLAN4_LENGTH : HR_VXLAN6_LENGTH;
+	__u32 room = adjacency->mtu > outer ? adjacency->mtu - outer : 0;
+
+	return room < walk->mtu ? room : walk->mtu;
 }
 
 static __always_inline void hr_decision(struct hr_walk *walk, __u32 out)
@@ -297,27 +316,49 @@ static __always_inline int hr_send_tunnel(struct __sk_buff *skb, struct hr_walk 
 	return bpf_redirect(ifindex, 0);
 }
 
+/* The path to the VTEP, if it goes to one, and whether it takes so long a packet. */
+static __always_inline int hr_path_find(struct __sk_buff *skb, struct hr_walk *walk)
+{
+	walk->hash = hr_hash(&walk->packet.key);
+	walk->out = walk->to_port;
+	if (!walk->to_vtep)
+		return HR_REASON_NONE;
+	walk->out = hr_path(walk->to_vtep, walk->hash);
+	walk->hop = hr_next_hop(skb, walk, walk->out, walk->hash, &walk->adjacency);
+	if (walk->hop == HR_REASON_NO_ROUTE)
+		return HR_REASON_NO_ROUTE;
+	walk->mtu = hr_path_mtu(walk, &walk->adjacency);
+	return hr_exceeds(walk, walk->mtu) ? HR_REASON_TOO_BIG : HR_REASON_NONE;
+}
+
+/* A workload's SYN promises no longer segments than the path takes, where the operator wants it so. */
+static __always_inline void hr_clamp(struct __sk_buff *skb, const struct hr_walk *walk)
+{
+	__u32 headers = walk->packet.kind == HR_KIND_IPV4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr), zero = 0;
+	struct hr_config *config = bpf_map_lookup_elem(&hr_configs, &zero);
+
+	headers += sizeof(struct tcphdr);
+	if (config && config->flags & HR_CONFIG_CLAMP)
+		hr_mss_clamp(skb, &walk->packet, walk->mtu > headers ? walk->mtu - headers : 0);
+}
+
 static __always_inline int hr_decide(struct __sk_buff *skb, struct hr_walk *walk)
 {
-	__u32 out = walk->to_port;
+	__u32 out = walk->out;
 	struct hr_port *port;
 	int reason;
 
-	walk->hash = hr_hash(&walk->packet.key);
-	if (walk->to_vtep) {
-		out = hr_path(walk->to_vtep, walk->hash);
-		walk->hop = hr_next_hop(skb, walk, out, walk->hash, &walk->adjacency);
-		if (walk->hop == HR_REASON_NO_ROUTE)
-			return hr_drop(skb, walk, walk->hop);
-	}
 	if (!(walk->flags & HR_WALK_UNTRACKED)) {
 		hr_decision(walk, out);
 		reason = walk->flags & HR_WALK_FOUND ? hr_redecide(walk) : hr_connect(walk);
 		if (reason)
 			return hr_drop(skb, walk, reason);
 	}
-	if (walk->from_port)
+	if (walk->from_port) {
 		hr_count_from_port(walk->from_port, walk->weight);
+		if (walk->packet.key.proto == IPPROTO_TCP && walk->packet.tcp_flags & HR_TCP_SYN)
+			hr_clamp(skb, walk);
+	}
 	if (walk->to_vtep)
 		return hr_send_tunnel(skb, walk);
 	port = bpf_map_lookup_elem(&hr_ports, &walk->to_port);

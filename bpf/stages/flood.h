@@ -92,6 +92,8 @@ static long hr_flood_vtep(__u32 slot, struct hr_flooding *flooding)
 		return 0;
 	}
 	hop = hr_next_hop(flooding->skb, walk, path, flooding->hash, adjacency);
+	if (!hop && hr_exceeds(walk, hr_path_mtu(walk, adjacency)))
+		hop = HR_REASON_TOO_BIG;
 	if (hop) {
 		hr_leave_out(flooding->skb, walk, walk->from_port, hop);
 		return 0;

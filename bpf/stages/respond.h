@@ -5,6 +5,7 @@
 #ifndef HR_STAGES_RESPOND_H
 #define HR_STAGES_RESPOND_H
 
+#include "lib/checksum.h"
 #include "stages/anti_spoof.h"
 
 /* The neighbour that has the address, unless it is the asker itself. */
@@ -83,11 +84,7 @@ static __always_inline bool hr_respond_nd(struct __sk_buff *skb, struct hr_walk 
 	/* Without the option its eight octets are zero and add nothing to the sum. */
 	sum = bpf_csum_diff(NULL, 0, (__be32 *)&nd, sizeof(nd), bpf_htonl(length));
 	sum = bpf_csum_diff(NULL, 0, (__be32 *)addrs, sizeof(addrs), sum);
-	sum += bpf_htonl(IPPROTO_ICMPV6);
-	sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	nd.checksum = ~sum;
+	nd.checksum = hr_checksum(sum + bpf_htonl(IPPROTO_ICMPV6));
 	__builtin_memcpy(eth.h_dest, packet->eth_src, 6);
 	__builtin_memcpy(eth.h_source, neighbour->mac, 6);
 	bpf_skb_store_bytes(skb, 0, &eth, 12, 0);

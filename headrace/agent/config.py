@@ -22,6 +22,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ``connections``: how many the host remembers, 560 octets of kernel memory each.
     ``quota``: how many one port may have, by default a quarter of them; 0: any number.
     ``dhcp_lease``: seconds that a workload may use an address before it asks again.
+    ``mss_clamp``: lower the MSS that workloads' SYNs offer to what the path takes.
     ``guard``: names of devices that may carry workloads (nftables wildcards); nothing passes between them and the
     host's stack.
     ``verify``: seconds between looks at whether the datapath is still as it was written, and repaired; 0: never.
@@ -41,6 +42,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     connections: Annotated[int, msgspec.Meta(ge=1024, le=16777216)] = 262144
     quota: Annotated[int, msgspec.Meta(ge=0)] | None = None
     dhcp_lease: Annotated[int, msgspec.Meta(ge=60, le=0xFFFFFFFE)] = 86400
+    mss_clamp: bool = False
     guard: tuple[Device, ...] = ("tap*",)
     verify: Annotated[int, msgspec.Meta(ge=0)] = 60
     log: Literal["debug", "info", "warning", "error"] = "info"

@@ -112,6 +112,7 @@ class Reconciler:
             memo=self._memo,
             tunnel_port=self._config.tunnel_port,
             quota=self._config.connections // 4 if self._config.quota is None else self._config.quota,
+            mss_clamp=self._config.mss_clamp,
             whole=self._config.uplink_hook == "tc"
             and all(links[uplink].kind == "veth" for uplink in self._config.uplinks if uplink in links),
         )
@@ -130,7 +131,7 @@ class Reconciler:
         remotes = remote_vteps(self._datapath)
         if remotes != self._remotes:
             self._remotes = remotes  # before looking: what changes meanwhile is asked about again
-            self.underlay.follow(remotes)
+            self.underlay.follow(remotes, links.values(), self._config.uplinks)
         self._configure(view)
         statuses = tuple(self._say(port, desired, devices, view) for port in ports.values())
         return self.status(desired, statuses)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from headrace import abi
 from headrace.datapath.bpf import Datapath
-from headrace.datapath.netlink import Neighbour, Netlink
+from headrace.datapath.netlink import Link, Neighbour, Netlink
 from headrace.errors import HeadraceError
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ class Underlay:
         self._hops: dict[Hop, str | None] = {}
         self._routes: dict[str, Hop] = {}
         self._refused: set[Hop] = set()
+        self._mtus: dict[str, int] | None = None
 
     def prepare(self) -> None:
         """Let the datapath ask the FIB as the host: bpf_fib_lookup wants forwarding on the device it asks for."""
@@ -43,8 +44,11 @@ class Underlay:
         """Own tunnel endpoints."""
         return own_vteps(self._netlink, uplinks, configured)
 
-    def follow(self, remotes: Iterable[str]) -> None:
-        """Keep next hops towards other hosts' tunnel endpoints resolved; forget adjacencies whose next hop changed."""
+    def follow(self, remotes: Iterable[str], links: Iterable[Link] = (), uplinks: Iterable[str] = ()) -> None:
+        """Keep next hops towards other hosts' tunnel endpoints resolved; forget adjacencies whose next hop changed.
+
+        ``links``: all devices. Where an egress device has another MTU, flows are decided again.
+        """
         routes: dict[str, Hop] = {}
         for remote in sorted(set(remotes)):
             route = self._netlink.route(remote)
@@ -59,8 +63,10 @@ class Underlay:
                 self._netlink.release_neighbour(*hop)
         current = {hop: known[hop].mac if hop in known else None for hop in hops}
         changed = {hop for hop, mac in self._hops.items() if mac and hop in current and current[hop] != mac}
-        if changed or any(self._routes.get(remote, hop) != hop for remote, hop in routes.items()):
-            self.forget()
+        rerouted = any(self._routes.get(remote, hop) != hop for remote, hop in routes.items())
+        resized = self._resized(routes, links, uplinks)
+        if changed or rerouted or resized:
+            self.forget(redecide=resized)
         self._hops, self._routes = current, routes
 
     def _ensure(self, hop: Hop, known: Neighbour | None) -> None:
@@ -75,12 +81,23 @@ class Underlay:
                 log.warning("underlay next_hop=%s: %s", hop[1], error)
             self._refused.add(hop)
 
-    def forget(self) -> None:
-        """Have the next packet of each path ask the FIB again."""
-        table = self._datapath.maps["hr_adjacencies"]
-        for key, entry in self._datapath.actual["hr_adjacencies"].items():
-            table.update(key.pack(), entry.pack())
-        log.info("underlay next hops changed adjacencies=%d", len(self._datapath.actual["hr_adjacencies"]))
+    def _resized(self, routes: dict[str, Hop], links: Iterable[Link], uplinks: Iterable[str]) -> bool:
+        """Whether a device that leads to other hosts has another MTU than flows were decided by."""
+        devices = {link.ifindex: link for link in links}
+        mtus = {link.name: link.mtu for link in devices.values() if link.name in uplinks}
+        mtus |= {remote: devices[ifindex].mtu for remote, (ifindex, _) in routes.items() if ifindex in devices}
+        if self._mtus is None:  # an agent before this one may have seen another
+            found = self._datapath.path_mtus()
+            resized = any(ifindex in devices and devices[ifindex].mtu != mtu for ifindex, mtu in found)
+        else:
+            resized = any(mtus.get(way, mtu) != mtu for way, mtu in self._mtus.items())
+        self._mtus = (self._mtus or {}) | mtus
+        return resized
+
+    def forget(self, *, redecide: bool) -> None:
+        """Have each path's next packet ask the FIB again; ``redecide``: and every flow be decided by its answer."""
+        number = self._datapath.forget_next_hops(redecide=redecide)
+        log.info("underlay next hops changed adjacencies=%d redecide=%s", number, redecide)
 
     @property
     def unresolved(self) -> list[str]:

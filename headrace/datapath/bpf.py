@@ -298,6 +298,27 @@ class Datapath(Reader):
             bump = abi.Bump(count=len(part), index=(*part, *[0] * (63 - len(part))))
             self.programs["hr_raise"].test_run(ctx=bump.pack())
 
+    def forget_next_hops(self, *, redecide: bool = False) -> int:
+        """Have each path ask the FIB again; answers how many there are.
+
+        ``redecide``: flows too are decided again, since a path's MTU is not what they were decided by. Epochs are
+        raised before and after: a walk that asked earlier leaves no answer of its FIB behind after the first (decide.h,
+        hr_next_hop), and no decision that stands on one outlives the second.
+        """
+        table, entries = self.maps["hr_adjacencies"], self.actual["hr_adjacencies"]
+        own = local_ports(self.actual) if redecide else set()
+        self.raise_epochs(own)
+        table.update_many([(key.pack(), entry.pack()) for key, entry in entries.items()])
+        self.raise_epochs(own)
+        return len(entries)
+
+    def path_mtus(self) -> Iterator[tuple[int, int]]:
+        """(ifindex, MTU) of the egress devices that the next hops found so far stand on."""
+        for key in self.actual["hr_adjacencies"]:
+            entry = abi.Adjacency.unpack(self.maps["hr_adjacencies"].lookup(key.pack()) or b"")
+            if entry.state == abi.AdjacencyState.RESOLVED:
+                yield entry.ifindex, entry.mtu
+
     # Hooks
 
     def attach_port(self, ifindex: int, name: str, hook: Literal["tc", "xdp"]) -> None:

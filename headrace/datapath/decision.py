@@ -83,7 +83,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
-    """A receiver that a flooded frame did not reach, and why."""
+    """A receiver that a flooded frame did not reach, and why; the sender, for a VTEP that it is too big for."""
 
     port: str
     reason: Reason

@@ -11,7 +11,7 @@ import msgspec
 from headrace.abi import Reason
 from headrace.datapath.connection import Connections
 from headrace.datapath.decision import Arrival, Decision, Output
-from headrace.datapath.oracle import decide
+from headrace.datapath.oracle import Surroundings, decide
 from headrace.errors import NotFound
 from headrace.model import State
 
@@ -45,9 +45,16 @@ class Journey(msgspec.Struct, frozen=True, kw_only=True):
         return self.hops[-1].decision.reason
 
 
-def follow(state: State, arrival: Arrival, memory: Mapping[str, Connections] | None = None, now_ms: int = 0) -> Journey:
-    """Send a frame from ``arrival.port`` and follow it. ``memory``: each host's connections, kept up; fresh if None.
+def follow(
+    state: State,
+    arrival: Arrival,
+    memory: Mapping[str, Connections] | None = None,
+    now_ms: int = 0,
+    surroundings: Surroundings | None = None,
+) -> Journey:
+    """Send a frame from ``arrival.port`` and follow it.
 
+    ``memory``: each host's connections, kept up; fresh if None. ``surroundings``: of every host.
     Raises NotFound if no host has the port.
     """
     port = state.ports.get(arrival.port or "")
@@ -56,15 +63,14 @@ def follow(state: State, arrival: Arrival, memory: Mapping[str, Connections] | N
     if port.host is None:
         raise NotFound(f"{port.label()} is not bound to a host; nothing can enter there")
     remembered: Mapping[str, Connections] = defaultdict(Connections) if memory is None else memory
-    first = Hop(
-        host=port.host, arrival=arrival, decision=decide(state, port.host, remembered[port.host], arrival, now_ms)
-    )
-    hops = [first]
-    for output in first.decision.outputs:
-        if output.vtep is not None:
-            there, entry = emerge(state, port.host, output, arrival.gso_size)
-            hops.append(Hop(host=there, arrival=entry, decision=decide(state, there, remembered[there], entry, now_ms)))
-    return Journey(hops=tuple(hops))
+
+    def hop(host: str, entry: Arrival) -> Hop:
+        decision = decide(state, host, remembered[host], entry, now_ms, surroundings)
+        return Hop(host=host, arrival=entry, decision=decision)
+
+    first = hop(port.host, arrival)
+    tunnelled = [output for output in first.decision.outputs if output.vtep is not None]
+    return Journey(hops=(first, *(hop(*emerge(state, port.host, output, arrival.gso_size)) for output in tunnelled)))
 
 
 def emerge(state: State, sender: str, output: Output, gso_size: int = 0) -> tuple[str, Arrival]:

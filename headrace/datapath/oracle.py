@@ -16,9 +16,7 @@ from headrace.datapath.decision import (
     Arrival,
     Decision,
     Dropped,
-    Key,
     Output,
-    Place,
     Refusal,
     Side,
     Step,
@@ -29,26 +27,43 @@ from headrace.datapath.oracle_admit import Entry, admit, take_outer
 from headrace.datapath.oracle_forward import Receiver, flood, forward, learn, locate, outer_tos
 from headrace.datapath.oracle_respond import punt, respond
 from headrace.datapath.oracle_spoof import anti_spoof
+from headrace.datapath.oracle_too_big import Surroundings, answer, clamp, longest, path_mtu
 from headrace.datapath.oracle_track import Bond, bind, key_of, settle
 from headrace.datapath.oracle_view import View
 from headrace.datapath.packet import Packet
 from headrace.model import State
 
-__all__ = ["Arrival", "Connection", "Connections", "Decision", "Key", "Output", "Place", "Refusal", "Step", "decide"]
+__all__ = ["Arrival", "Connection", "Connections", "Decision", "Output", "Refusal", "Step", "Surroundings", "decide"]
 
 
-def decide(state: State, host: str, connections: Connections, arrival: Arrival, now_ms: int = 0) -> Decision:
+class TooBig(Dropped):
+    """A packet is longer than ``mtu``, and its sender may have to hear of it."""
+
+    def __init__(self, length: int, mtu: int, of: str) -> None:
+        super().__init__(Reason.TOO_BIG, f"{length} octets are more than the MTU {mtu} of {of}")
+        self.mtu = mtu
+
+
+def decide(
+    state: State,
+    host: str,
+    connections: Connections,
+    arrival: Arrival,
+    now_ms: int = 0,
+    surroundings: Surroundings | None = None,
+) -> Decision:
     """Decide about a packet that arrives at a host; ``connections`` is what the host remembers, and is kept up."""
-    return Walk(View(state, host), connections, now_ms).decide(arrival)
+    return Walk(View(state, host), connections, now_ms, surroundings or Surroundings()).decide(arrival)
 
 
 class Walk:
     """One packet's way through the stages, and what is known of it so far."""
 
-    def __init__(self, view: View, connections: Connections, now: int) -> None:
+    def __init__(self, view: View, connections: Connections, now: int, surroundings: Surroundings) -> None:
         self.view = view
         self.connections = connections
         self.now = now
+        self.surroundings = surroundings
         self.steps: list[Step] = []
         self.bond = Bond()
         self.stage = "admit"
@@ -56,6 +71,7 @@ class Walk:
         self.verdicts: dict[Side, Verdict] = {}
         self.packets = 1
         self.octets = 0
+        self.longest = 0
 
     def decide(self, arrival: Arrival) -> Decision:
         self.octets = len(arrival.frame)
@@ -77,19 +93,35 @@ class Walk:
     def walk(self, entry: Entry, arrival: Arrival) -> Decision:
         packet = entry.packet
         self.packets, self.octets = weigh(packet, arrival.gso_size)
+        self.longest = longest(packet, arrival.gso_size) if packet.ip is not None and entry.port is not None else 0
         self.note(f"{came_from(entry)} on {entry.network.label()}: {describe(packet)}")
         self.stage = "anti_spoof"
         self.note(anti_spoof(entry))
         self.stage = "respond"
-        answer = respond(self.view, entry)
-        if answer is not None:
+        answered = respond(self.view, entry)
+        if answered is not None:
             assert entry.port is not None
-            self.note(f"answered: {answer[1]}")
-            return self.conclude(Reason.ANSWERED, outputs=[Output(frame=answer[0], port=entry.port.id)])
+            self.note(f"answered: {answered[1]}")
+            return self.conclude(Reason.ANSWERED, outputs=[Output(frame=answered[0], port=entry.port.id)])
         asked = punt(self.view, entry)
         if asked is not None:
             self.note(f"punted: the agent is asked for {asked}")
             return self.conclude(Reason.PUNTED)
+        try:
+            return self.pass_on(entry)
+        except TooBig as dropped:
+            assert entry.port is not None
+            self.note(f"dropped, {dropped.reason.name}: {dropped.text}")
+            told = answer(packet, dropped.mtu)
+            outputs = [Output(frame=told, port=entry.port.id)] if told is not None else []
+            return self.conclude(dropped.reason, outputs=outputs)
+
+    def pass_on(self, entry: Entry) -> Decision:
+        """Judge a packet that nobody here answers, and send it on. Raises Dropped, TooBig among it."""
+        packet = entry.packet
+        self.stage = "too_big"
+        if self.longest > entry.network.mtu:
+            raise TooBig(self.longest, entry.network.mtu, entry.network.label())
         receiver = None if packet.is_multicast else locate(self.view, self.connections, entry, packet.destination)
         self.stage = "track"
         self.track(entry, receiver)
@@ -103,8 +135,15 @@ class Walk:
         self.note(receiver.text)
         self.stage = "acl, to side"
         verdict = self.judge(entry, "to", receiver)
+        self.stage = "too_big"
+        mtu = path_mtu(entry, receiver, self.surroundings)
+        if self.longest > mtu:
+            raise TooBig(self.longest, mtu, f"the way to VTEP {receiver.vtep}")
         connection = self.settle(receiver)
-        return self.conclude(Reason.NONE, outputs=[self.send(entry, receiver, verdict)], connection=connection)
+        sent = self.send(entry, receiver, verdict)
+        if self.surroundings.mss_clamp and entry.port is not None:
+            sent = msgspec.structs.replace(sent, frame=clamp(packet, mtu))
+        return self.conclude(Reason.NONE, outputs=[sent], connection=connection)
 
     def track(self, entry: Entry, receiver: Receiver | None) -> None:
         """Find the packet's connection."""
@@ -143,6 +182,11 @@ class Walk:
         for receiver in flood(self.view, entry):
             try:
                 verdict = self.judge(entry, "to", forward(self.view, entry, receiver))
+                if self.longest > path_mtu(entry, receiver, self.surroundings):
+                    assert entry.port is not None
+                    self.note(f"not to VTEP {receiver.vtep}, TOO_BIG: {self.longest} octets")
+                    refused.append(Refusal(port=entry.port.id, reason=Reason.TOO_BIG))
+                    continue
                 outputs.append(self.send(entry, receiver, verdict))
             except Dropped as dropped:
                 assert receiver.port is not None

@@ -72,12 +72,6 @@ def admit_from_port(view: View, arrival: Arrival, port_id: str) -> Entry:
         raise Dropped(Reason.PORT_DOWN, f"{port.label()} is administratively down")
     packet = parse(arrival.frame, arrival.vlan)
     network = view.state.networks[port.network]
-    if packet.ip is not None:
-        longest = packet.ip.length
-        if arrival.gso_size:
-            longest = min(longest, packet.ip.header - ETHERNET + arrival.gso_size)
-        if longest > network.mtu:
-            raise Dropped(Reason.TOO_BIG, f"{longest} octets are more than the MTU {network.mtu} of {network.label()}")
     return Entry(packet=packet, place=Place("port", port.id), network=network, port=port)
 
 

@@ -29,7 +29,11 @@ def compile_parts(view: View) -> Parts:
     """hr_configs, hr_devices, hr_ports."""
     vteps = {vtep.version: address_octets(vtep) for vtep in reversed(view.vteps)}
     config = abi.Config(
-        vtep4=vteps.get(4, bytes(16)), vtep6=vteps.get(6, bytes(16)), port=view.tunnel_port, quota=view.quota
+        vtep4=vteps.get(4, bytes(16)),
+        vtep6=vteps.get(6, bytes(16)),
+        port=view.tunnel_port,
+        flags=abi.ConfigFlag.CLAMP if view.mss_clamp else 0,
+        quota=view.quota,
     )
     around = {name: view.surroundings.of_network(name) for name in view.networks}
     ports = {port.id: local(view, port, around[port.network]) for port in view.local_ports}

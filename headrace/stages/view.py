@@ -60,6 +60,7 @@ class View:
     ``devices``: port id -> its device, where it is there. ``vteps``: this host's own tunnel endpoints.
     ``whole``: the uplinks are veths, which hand super-packets to the other host as they are.
     ``memo``: what an earlier view's compilation found; it makes the next one quicker, and no different.
+    ``mss_clamp``: TCP of workloads is told what the path takes.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class View:
         quota: int = 0,
         whole: bool = False,
         memo: Memo | None = None,
+        mss_clamp: bool = False,
     ) -> None:
         self.state = state
         self.host = host
@@ -87,6 +89,7 @@ class View:
         self.policies: dict[tuple[str, ...], Any] = {}
         """Compiled policies, by a port's groups as it lists them."""
         self._vteps: dict[str | None, Address | None] = {}
+        self.mss_clamp = mss_clamp
 
     @cached_property
     def clashes(self) -> dict[str, str]:

@@ -82,6 +82,7 @@ class PacketHost:
         self.state = Desired()
         self.desired: Tables = {}
         self.host = ""
+        self._options: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as guard:
@@ -106,12 +107,27 @@ class PacketHost:
 
     # Desired state
 
-    def start(self, state: Desired, host: str, *, quota: int = 0, whole: bool = False) -> None:
-        """Be ``host`` with nothing remembered. ``quota``, ``whole``: as View has them."""
+    def start(
+        self,
+        state: Desired,
+        host: str,
+        *,
+        quota: int = 0,
+        whole: bool = False,
+        mss_clamp: bool = False,
+        underlay_mtu: int = 1500,
+    ) -> None:
+        """Be ``host`` with nothing remembered. ``quota``, ``whole``, ``mss_clamp``: as View has them."""
         self.memory.clear()
+        self.stand.narrow(underlay_mtu)
         self.host = host
-        self._options: dict[str, Any] = {"quota": quota, "whole": whole}
-        self.apply(state)
+        self.state = state
+        self.configure(quota=quota, whole=whole, mss_clamp=mss_clamp)
+
+    def configure(self, **options: Any) -> None:
+        """Change options of ``start``, as an agent with another configuration does."""
+        self._options |= options
+        self.apply(self.state)
 
     def apply(self, state: Desired) -> int:
         """Make ``state`` the desired one, as the agent does; answers how many entries were written."""
@@ -127,6 +143,11 @@ class PacketHost:
         parts = compile_parts(view)
         self.desired = flat(parts)
         return self.datapath.apply(parts)
+
+    def narrow(self, mtu: int) -> None:
+        """Give the uplink another MTU, and do what the agent does then."""
+        self.stand.narrow(mtu)
+        self.datapath.forget_next_hops(redecide=True)
 
     def unlike(self) -> list[str]:
         """Names of the tables that are not what is desired, read back from the kernel."""
@@ -245,8 +266,9 @@ class PacketHost:
         entered = "" if arrival.port is None else arrival.port
         refused = tuple(
             Refusal(port=port, reason=reason)
-            for (port, reason), _ in sorted(counts.reasons.items())
-            if observed.reason == Reason.FLOODED and port != entered
+            for (port, reason), count in sorted(counts.reasons.items())
+            if observed.reason == Reason.FLOODED and (port != entered or reason == Reason.TOO_BIG)
+            for _ in range(count)
         )
         if conclusion == NOTHING:
             reason = next((reason for _, reason in counts.reasons), Reason.NONE)

@@ -29,6 +29,9 @@ PATIENCE = 5
 class Stand:
     """Owns the namespace. The thread that enters stays on one CPU, whose scratch, conclusions and backlog it reads."""
 
+    mtu = 1500
+    """Of the uplink."""
+
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as guard:
             self._topology = guard.enter_context(Topology())
@@ -65,6 +68,12 @@ class Stand:
         verb = f"replace {address} lladdr {mac} nud permanent" if mac else f"delete {address}"
         self._host.run(f"ip neighbour {verb} dev {UPLINK}")
         self.macs[address] = mac
+
+    def narrow(self, mtu: int) -> None:
+        """Give the uplink an MTU, at least 1280: a device below has no IPv6."""
+        if mtu != self.mtu:
+            self._host.run(f"ip link set {UPLINK} mtu {mtu}")
+            self.mtu = mtu
 
     def copies(self) -> Iterator[tuple[str, bytes]]:
         """(device, frame) of what left since; a sentinel sent after them says when all have arrived."""

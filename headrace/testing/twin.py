@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from headrace.abi import Reason
 from headrace.datapath.connection import Connection, Connections
 from headrace.datapath.decision import RULE_ESTABLISHED, Arrival, Decision, Output
-from headrace.datapath.oracle import decide
+from headrace.datapath.oracle import Surroundings, decide
 from headrace.model import State as Desired
 from headrace.testing.host import PacketHost
 from headrace.testing.observation import Counts, Hook, Observed, take_off
@@ -39,7 +39,6 @@ ADMITTING = {
     Reason.FRAGMENT_TINY,
     Reason.TCP_INVALID,
     Reason.PORT_DOWN,
-    Reason.TOO_BIG,
 }
 """Reasons of admit, where the oracle does not weigh."""
 
@@ -59,6 +58,7 @@ class Twin:
         self.seen: Counter[tuple[Reason, Hook, bool]] = Counter()
         self.decision = Decision(reason=Reason.NONE)
         host.start(state, name, **options)
+        self.surroundings = Surroundings(underlay_mtu=host.stand.mtu, mss_clamp=options.get("mss_clamp", False))
 
     def apply(self, state: Desired) -> None:
         """Change desired state; what the datapath then forgets is taken from the oracle too."""
@@ -69,6 +69,16 @@ class Twin:
             for (vni, mac), (kind, name) in self.memory.learnt.items()
             if kind != "port" or vni == self._vni_of(name)
         }
+
+    def narrow(self, mtu: int) -> None:
+        """Give the underlay another MTU."""
+        self.host.narrow(mtu)
+        self.surroundings = replace(self.surroundings, underlay_mtu=mtu)
+
+    def clamp(self, *, mss: bool) -> None:
+        """Configure MSS clamping."""
+        self.host.configure(mss_clamp=mss)
+        self.surroundings = replace(self.surroundings, mss_clamp=mss)
 
     def takes(self, arrival: Arrival) -> bool:
         """Whether a test run can have it.
@@ -83,7 +93,7 @@ class Twin:
         if not arrival.gso_size:
             return len(arrival.frame) <= LONGEST
         memory = copy.deepcopy(self.memory)
-        outputs = decide(self.state, self.name, memory, arrival, self.now).outputs
+        outputs = decide(self.state, self.name, memory, arrival, self.now, self.surroundings).outputs
         return len(arrival.frame) <= LONGEST and arrival.port is not None and all(one.port for one in outputs)
 
     def age(self, ms: int) -> None:
@@ -93,7 +103,7 @@ class Twin:
 
     def run(self, arrival: Arrival, hook: Hook = "tc") -> Observed:
         """Ask both; raises AssertionError with the oracle's steps where they differ."""
-        self.decision = decide(self.state, self.name, self.memory, arrival, self.now)
+        self.decision = decide(self.state, self.name, self.memory, arrival, self.now, self.surroundings)
         observed = self.host.run(arrival, hook)
         self.seen[observed.reason, observed.hook, observed.replayed] += 1
         differences = list(self._differences(arrival, observed))
@@ -174,7 +184,7 @@ class Twin:
                 return replace(counts, traffic=observed.counts.traffic)
         if here and decision.reason in {Reason.NONE, Reason.FLOODED}:
             add(here, "from_port")
-        if decision.reason != Reason.ANSWERED:
+        if decision.reason not in {Reason.ANSWERED, Reason.TOO_BIG}:
             for output in decision.outputs:
                 if output.port is not None:
                     add(output.port, "to_port")

@@ -12,7 +12,7 @@ from typing import Any
 from headrace.datapath.connection import Connections
 from headrace.datapath.decision import Arrival, Decision
 from headrace.datapath.journey import Journey, follow
-from headrace.datapath.oracle import decide
+from headrace.datapath.oracle import Surroundings, decide
 from headrace.model import Host, Network, Object, Port, Rule, SecurityGroup, Segment, State, Subnet
 
 HOSTS = (
@@ -62,12 +62,13 @@ def port(name: str, on: str, number: int, *groups: str, host: str | None = "h1",
 
 
 class World:
-    """A state and what each host remembers. ``now``: the clock, in milliseconds."""
+    """A state and what each host remembers. ``now``: the clock, in milliseconds; ``surroundings``: of every host."""
 
     def __init__(self, *objects: Object, hosts: tuple[Host, ...] = HOSTS) -> None:
         self.state = State.of((*hosts, *objects))
         self.memory: defaultdict[str, Connections] = defaultdict(Connections)
         self.now = 0
+        self.surroundings = Surroundings()
 
     def port(self, name: str) -> Port:
         return self.state.ports[name]
@@ -78,8 +79,8 @@ class World:
 
     def send(self, name: str, frame: bytes, **fields: Any) -> Journey:
         """Send a frame from a port and follow it over the hosts. ``fields``: of Arrival."""
-        return follow(self.state, Arrival(port=name, frame=frame, **fields), self.memory, self.now)
+        return follow(self.state, Arrival(port=name, frame=frame, **fields), self.memory, self.now, self.surroundings)
 
     def arrive(self, host: str, arrival: Arrival) -> Decision:
         """Let something arrive at one host."""
-        return decide(self.state, host, self.memory[host], arrival, self.now)
+        return decide(self.state, host, self.memory[host], arrival, self.now, self.surroundings)

@@ -33,7 +33,7 @@ FRAMES = {
     "udp over IPv6": ("a", packet.udp(A, C, 1000, 53, payload=b"x" * 100, family=6)),
     "odd length": ("a", packet.udp(A, C, 1000, 53, payload=b"x")),
     "padding": ("a", packet.udp(A, C, 1000, 53) + bytes(18)),
-    "the longest": ("a", packet.udp(A, C, 1000, 53, payload=bytes(1422))),
+    "the longest": ("a", packet.udp(A, C, 1000, 53, payload=bytes(1402))),
     "ARP": ("open", packet.arp(OPEN, "10.0.0.99", dmac=FAR.mac)),
     "another ethertype": ("open", packet.raw(OPEN, 0x88CC, bytes(46), dmac=FAR.mac)),
     "an Ethernet header alone": ("open", packet.raw(OPEN, 0x88CC, dmac=FAR.mac)),

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from headrace.agent.config import AgentConfig
 from headrace.config import load
 from headrace.controller.config import ControllerConfig
 from headrace.errors import InvalidInput, UnknownField
@@ -87,3 +88,13 @@ class Outer(msgspec.Struct, forbid_unknown_fields=True):
 def test_the_nearest_name_is_of_the_struct_meant(text: str) -> None:
     with pytest.raises(UnknownField, match=r"thing 1: .*`inteface`.*did you mean `interface`"):
         decode(text.encode(), Outer, "thing 1")
+
+
+@pytest.mark.parametrize(("text", "value"), [("", False), ("mss_clamp = false", False), ("mss_clamp = true", True)])
+def test_clamping_is_switched_on_by_name(tmp_path: Path, text: str, value: bool) -> None:  # noqa: FBT001 - a parameter
+    assert load(written(tmp_path, f'host = "h1"\n{text}'), AgentConfig).mss_clamp is value
+
+
+def test_clamping_is_on_or_off(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"Expected `bool`, got `int` - at `\$\.mss_clamp`"):
+        load(written(tmp_path, 'host = "h1"\nmss_clamp = 1400'), AgentConfig)

@@ -241,22 +241,6 @@ def test_identifiers_of_icmp_queries(kind: int, ident: int) -> None:
     assert (found.sport, found.dport) == (ident, kind << 8 | 4)
 
 
-def test_too_big(world: World) -> None:
-    fits = packet.udp(A, B, 1, 2, payload=bytes(1450 - 28))
-    assert reason(world, fits) == Reason.NONE
-    assert reason(world, fits + bytes(100)) == Reason.NONE, "padding is not the packet"
-    assert reason(world, packet.udp(A, B, 1, 2, payload=bytes(1450 - 27))) == Reason.TOO_BIG
-    assert reason(world, packet.raw(A, 0x88CC, bytes(2000))) == Reason.NONE, "only IP has an MTU"
-
-
-def test_super_packets_are_judged_by_their_segments(world: World) -> None:
-    frame = packet.tcp(A, B, 1, 2, "A", payload=bytes(20000))
-    assert reason(world, frame, gso_size=1410) == Reason.NONE
-    assert reason(world, frame, gso_size=1411) == Reason.TOO_BIG
-    small = packet.tcp(A, B, 1, 2, "A", payload=bytes(100))
-    assert reason(world, small, gso_size=9000) == Reason.NONE, "one segment is as long as the packet"
-
-
 def by_tunnel(world: World, vtep: str, vni: int, frame: bytes = TCP4, host: str = "h1") -> Reason:
     try:
         admit(View(world.state, host), Arrival(vtep=vtep, vni=vni, frame=frame))

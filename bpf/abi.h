@@ -189,10 +189,10 @@ struct hr_conn {
 /* What a port has of the table of connections. */
 struct hr_conn_count {
 	__u64 live;
-	__u64 evicted; /* half-open ones that gave way to newer ones */
+	__u64 evicted; /* half-open or finished ones that gave way to newer ones */
 };
 
-/* Connections that a port made lately, as indices in hr_conns; those that are half-open yet may have to give way. */
+/* Connections that a port made lately, as indices in hr_conns; those that are half-open yet, or over, may have to give way. */
 #define HR_HALF_OPEN 1024 /* a power of two */
 struct hr_half_open {
 	__u32 head; /* noted so far */

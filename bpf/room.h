@@ -2,7 +2,7 @@
 /* Room in the table of connections: quotas, and who gives way when there is none. docs/pipeline.md, "A full table".
  *
  * A port's ring holds indices only, and is read and written without a lock: what it names may have ended since, be somebody
- * else's by now, or be established. So a candidate is judged by its connection alone - whose port, half-open, not cut - and
+ * else's by now, or be established. So a candidate is judged by its connection alone - whose port, dispensable, not cut - and
  * retired by the id it had before it was judged: had it ended or been reborn meanwhile, the compare-and-swap fails.
  */
 #ifndef HR_ROOM_H
@@ -12,6 +12,7 @@
 #include "lib/connection.h"
 
 #define HR_EVICT_TRIES 16
+#define HR_ROOM_TRIES 4 /* what gave way may be taken by another CPU first */
 
 /* How many connections there may be; the agent sets it, and sizes hr_conns and hr_conn_free for some more. */
 const volatile __u32 hr_connections = 258048;
@@ -34,7 +35,7 @@ struct hr_eviction {
 	__u32 done;
 };
 
-/* Take the oldest that is remembered; it gives way if it is half-open yet. */
+/* Take the oldest that is remembered; it gives way if it is half-open yet, or over. */
 static long hr_evict_one(__u32 step, struct hr_eviction *eviction)
 {
 	__u32 port = eviction->port, head, tail, slot, index;
@@ -60,7 +61,7 @@ static long hr_evict_one(__u32 step, struct hr_eviction *eviction)
 		return 0;
 	id = READ_ONCE(conn->id);
 	barrier();
-	if (!id || id & HR_CONN_DEAD || conn->port != port || !hr_half_open_state(READ_ONCE(conn->state)) ||
+	if (!id || id & HR_CONN_DEAD || conn->port != port || !hr_dispensable(READ_ONCE(conn->state)) ||
 	    READ_ONCE(conn->timeout) == HR_CUT_TIMEOUT || !hr_retire(index, id))
 		return 0;
 	count = bpf_map_lookup_elem(&hr_conn_counts, &port);
@@ -70,7 +71,7 @@ static long hr_evict_one(__u32 step, struct hr_eviction *eviction)
 	return 1;
 }
 
-static __always_inline bool hr_evict(__u32 port)
+static __noinline int hr_evict(__u32 port)
 {
 	struct hr_eviction eviction = { .port = port };
 
@@ -145,17 +146,19 @@ static __always_inline bool hr_evict_any(__u32 port)
 	return hr_evict(first) || hr_evict(second);
 }
 
-/* Room for one more connection of a port: quota and an index are taken, if need be from a half-open one. */
+/* Room for one more connection of a port: quota and an index are taken, if need be from one that gives way. */
 static __always_inline int hr_room(__u32 port, __u32 *index)
 {
 	struct hr_conn_count *count;
 	__s64 found;
+	int i;
 
-	if (!hr_quota_take(port) && (!hr_evict(port) || !hr_quota_take(port)))
-		return HR_REASON_QUOTA;
-	found = hr_conn_index();
-	if (found < 0 && hr_evict_any(port))
-		found = hr_conn_index();
+	for (i = 0; !hr_quota_take(port); i++)
+		if (i == HR_ROOM_TRIES || !hr_evict(port))
+			return HR_REASON_QUOTA;
+	for (i = 0; (found = hr_conn_index()) < 0; i++)
+		if (i == HR_ROOM_TRIES || !hr_evict_any(port))
+			break;
 	if (found >= 0) {
 		*index = found;
 		return HR_REASON_NONE;

@@ -1117,7 +1117,7 @@ class ConnCount(Packed, frozen=True, kw_only=True):
 
     live: int = 0
     evicted: int = 0
-    """half-open ones that gave way to newer ones"""
+    """half-open or finished ones that gave way to newer ones"""
 
     def pack(self) -> bytes:
         return _CONN_COUNT.pack(

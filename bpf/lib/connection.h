@@ -30,11 +30,12 @@ static __always_inline __u32 hr_timeout(__u8 state, __u8 proto)
 	return short_lived ? 30000 : 600000;
 }
 
-/* Nobody has answered yet. A stateless one is no more than a decision: the next packet makes it again. */
-static __always_inline bool hr_half_open_state(__u8 state)
+/* What may give way: nobody has answered yet, or it is over. A stateless one is no more than a decision: the next packet makes
+ * it again.
+ */
+static __always_inline bool hr_dispensable(__u8 state)
 {
-	return state == HR_STATE_NEW || state == HR_STATE_STATELESS || state == HR_STATE_SYN_SENT ||
-	       state == HR_STATE_SYN_RECEIVED;
+	return state != HR_STATE_ASSURED && state != HR_STATE_ESTABLISHED && state != HR_STATE_CLOSING;
 }
 
 /* Silence after which a connection of a pressed port is expired, ms, unless it expires sooner. */

@@ -19,12 +19,14 @@ CONNECTIONS = (
     *("id", "key", "enters", "state", "packets", "octets", "reply_packets", "reply_octets", "age", "idle"),
     *("goes_to", "allowed_by"),
 )
+PORTS = ("port", "connections", "quota", "half_open", "evicted", "refused", "walks", "over_budget")
 LIMIT = 1000
+TOP = 10
 
 
 @click.group()
 def flow() -> None:
-    """The flow table of this host: list, show."""
+    """The flow table of this host: list, show, top."""
 
 
 @flow.command("list")
@@ -80,6 +82,28 @@ def show(local: Local, output: str, key: tuple[str, ...]) -> None:
         choice = ", ".join(f"{row['id']} ({row['original']['enters']})" for row in found)
         raise InvalidInput(f"flow {text}: {len(found)} connections have that key; give an id of {choice}")
     show_one(output, found[0] if output == "json" else flat(found[0]))
+
+
+@flow.command()
+@click.option("-n", "number", type=click.IntRange(0), default=TOP, show_default=True, help="At most so many; 0: all.")
+@click.option("--interval", type=click.FloatRange(0.01), default=1.0, show_default=True, help="Seconds to count walks.")
+@output_option
+@on_this_host
+def top(local: Local, output: str, number: int, interval: float) -> None:
+    """Which ports have most connections, and who walks most.
+
+    QUOTA: how many it may have. HALF_OPEN: nobody has answered them yet. EVICTED: half-open or finished ones that gave
+    way to newer ones. REFUSED: packets that found no room. WALKS: a second, just now. OVER_BUDGET: packets dropped
+    because too many before them were denied, answered or flooded.
+    """
+    from headrace.cli.crowd import crowd
+
+    with local.open() as (reader, names):
+        rows = crowd(reader, names, interval)
+    kept = rows[: number or None]
+    if output == "table":
+        kept = [row | {"quota": row["quota"] or "any"} for row in kept]
+    show_list(output, PORTS, kept, "no ports are here")
 
 
 def directions(row: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
@@ -13,6 +15,7 @@ from headrace.datapath.bpfmap import Map
 from headrace.datapath.libbpf import Refused
 from headrace.errors import Denied, Unavailable
 
+HALF_OPEN = {abi.State.NEW, abi.State.SYN_SENT, abi.State.SYN_RECEIVED}
 DOT, STAND_IN = ".", ":"
 """A pin's name holds no dot, and a device's name no colon (net/core/dev.c, dev_valid_name)."""
 KINDS = ("ingress", "egress", "xdp", "uplink", "uplink-xdp")
@@ -98,6 +101,27 @@ class Reader:
         """One connection by index."""
         value = self.maps["hr_conns"].lookup(abi.U32(value=index).pack())
         return abi.Conn.unpack(value) if value else None
+
+    def connection_counts(self) -> Mapping[int, abi.ConnCount]:
+        """Port index -> what it has of the table, of those that ever had any."""
+        counts = ((key, value) for key, value in self.maps["hr_conn_counts"].items() if any(value))
+        return {int.from_bytes(key, "little"): abi.ConnCount.unpack(value) for key, value in counts}
+
+    def half_open(self) -> Counter[int]:
+        """Port index -> how many of its connections nobody has answered yet."""
+        at = dict(zip(abi.Conn.DTYPE["names"], abi.Conn.DTYPE["offsets"], strict=True))
+        state, port = at["state"], at["port"]
+        fresh = self._word("hr_cursors", abi.Cursor.FRESH)
+        used = itertools.islice(self.maps["hr_conns"].items(), fresh)
+        return Counter(
+            int.from_bytes(value[port : port + 2], "little")
+            for _, value in used
+            if value[state] in HALF_OPEN and any(value[:8])
+        )
+
+    def quota(self) -> int:
+        """How many connections a port may have; 0: as many as fit."""
+        return abi.Config.unpack(self.maps["hr_configs"].lookup(bytes(4)) or b"").quota
 
     def epoch(self, index: int) -> int:
         """The epoch of a port, remote port or VTEP."""

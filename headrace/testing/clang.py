@@ -21,12 +21,16 @@ HEADERS = f"/usr/include/{sysconfig.get_config_var('MULTIARCH') or 'x86_64-linux
 FLAGS = ("-O2", "-g", "-Wall", "-target", "bpf", "-mcpu=v3", f"-D__{platform.machine()}__", "-idirafter", HEADERS)
 
 
-def compile_bpf(source: str, folder: Path, name: str = "probe") -> Path:
-    """The object of ``source``, which finds the usual headers included and a licence given."""
+def compile_bpf(source: str, folder: Path, name: str = "probe", *, include: Path | None = None) -> Path:
+    """The object of ``source``, which finds the usual headers included and a licence given.
+
+    ``include``: a directory of more headers.
+    """
     code, built = folder / f"{name}.bpf.c", folder / f"{name}.bpf.o"
     code.write_text(f'{PREAMBLE}\n#line 1 "{name}"\n{source}')
+    own = () if include is None else ("-I", str(include))
     done = subprocess.run(
-        ["clang", *FLAGS, "-c", str(code), "-o", str(built)], capture_output=True, text=True, check=False
+        ["clang", *FLAGS, *own, "-c", str(code), "-o", str(built)], capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise InvalidInput(f"{name} does not compile: {done.stderr}")

@@ -39,6 +39,7 @@ ONLY_COMPILER = {
     "view": "what the compilers compile from",
 }
 ONLY_PACKET_TEST = {
+    "churn": "connections that CPUs make, refresh, evict and sweep at once",
     "change": "packets between the single writes of a change",
     "corpus": "every scenario that ever told programs and oracle apart",
     "epoch": "what a walk stands on while tables change under it",

@@ -13,6 +13,9 @@ from headrace.neutron.translate import WRITER
 
 GROUP = "headrace"
 
+NO_DOMAIN = "openstacklocal"
+"""Default of ``dns_domain`` (neutron.conf.common)."""
+
 FILES = Files.at(DIRECTORY, WRITER)
 
 OPTIONS = [
@@ -65,6 +68,11 @@ def register(conf: cfg.ConfigOpts = cfg.CONF) -> None:
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
     """For oslo-config-generator."""
     return [(GROUP, OPTIONS)]
+
+
+def dns_domain(conf: cfg.ConfigOpts = cfg.CONF) -> str:
+    """Neutron's own option ``dns_domain``; its default is nobody's domain, and told to nobody (as ML2/OVN has it)."""
+    return "" if conf.dns_domain == NO_DOMAIN else str(conf.dns_domain)
 
 
 def tls(conf: cfg.ConfigOpts = cfg.CONF) -> Files:

@@ -14,7 +14,7 @@ from neutron_lib.db import api as db_api
 from neutron_lib.plugins import directory
 
 from headrace.model import Object, Record
-from headrace.neutron import translate
+from headrace.neutron import config, translate
 from headrace.neutron.binding import DRIVER_NAME, VIF_TYPE
 from headrace.neutron.ledger import Key, admin
 from headrace.neutron.translate import WRITER, Attributes, NotCarried
@@ -75,7 +75,7 @@ def networks(context: Any, plugin: Any, identities: list[str]) -> Read:
     sources = plugin.get_networks(context, filters={"id": identities})
     segments = segments_db.get_networks_segments(context, identities)
     for source in sources:
-        yield source, attempt(translate.network, source, segments[source["id"]])
+        yield source, attempt(translate.network, source, segments[source["id"]], config.dns_domain())
 
 
 def subnets(context: Any, plugin: Any, identities: list[str]) -> Read:

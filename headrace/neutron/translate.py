@@ -5,6 +5,7 @@ What Headrace cannot carry raises NotCarried with the reason; it is never transl
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -12,7 +13,20 @@ import msgspec
 from neutron_lib import constants
 
 from headrace.errors import InvalidInput, NotSupported
-from headrace.model import AddressGroup, AddressPair, Network, Object, Port, Rule, SecurityGroup, Segment, Subnet
+from headrace.model import (
+    AddressGroup,
+    AddressPair,
+    DhcpOption,
+    HostRoute,
+    Network,
+    Object,
+    Port,
+    Rule,
+    SecurityGroup,
+    Segment,
+    Subnet,
+)
+from headrace.model.object import DOMAIN
 
 Attributes = Mapping[str, Any]
 """A Neutron API object, as its plug-in returns it."""
@@ -36,8 +50,11 @@ def carried_segment(segments: Iterable[Attributes]) -> Attributes | None:
     return next((segment for segment in segments if segment["network_type"] in CARRIED_TYPES), None)
 
 
-def network(source: Attributes, segments: Iterable[Attributes]) -> Network:
-    """Translate a network with its segments, in Neutron's order."""
+def network(source: Attributes, segments: Iterable[Attributes], dns_domain: str = "") -> Network:
+    """Translate a network with its segments, in Neutron's order. ``dns_domain``: for networks without their own.
+
+    A domain that is none is left out: it is no reason to refuse the network.
+    """
     segments = list(segments)
     segment = carried_segment(segments)
     if segment is None:
@@ -45,18 +62,34 @@ def network(source: Attributes, segments: Iterable[Attributes]) -> Network:
         raise NotCarried(
             f"network {source['id']}: segment type {types} is not one Headrace carries ({', '.join(CARRIED_TYPES)})"
         )
+    domain = (source.get("dns_domain") or dns_domain).rstrip(".")
     return build(
         Network,
         **identity(source),
         segment=Segment(type=segment["network_type"], id=segment["segmentation_id"]),
         mtu=source["mtu"],
+        dns_domain=domain if len(domain) < 254 and re.fullmatch(DOMAIN, domain) else "",
     )
 
 
 def subnet(source: Attributes) -> Subnet:
     """Translate a subnet."""
     return build(
-        Subnet, **identity(source), network=source["network_id"], cidr=source["cidr"], gateway=source["gateway_ip"]
+        Subnet,
+        **identity(source),
+        network=source["network_id"],
+        cidr=source["cidr"],
+        gateway=source["gateway_ip"],
+        enable_dhcp=source["enable_dhcp"],
+        dns_nameservers=tuple(source["dns_nameservers"]),
+        host_routes=tuple(
+            HostRoute(destination=destination, nexthop=nexthop)
+            for destination, nexthop in sorted(
+                (route["destination"], route["nexthop"]) for route in source["host_routes"]
+            )
+        ),
+        ipv6_ra_mode=source["ipv6_ra_mode"],
+        ipv6_address_mode=source["ipv6_address_mode"],
     )
 
 
@@ -79,6 +112,13 @@ def port(source: Attributes, *, ours: bool) -> Port:
         admin_up=source["admin_state_up"],
         host=source["binding:host_id"] if ours else None,
         device_owner=source["device_owner"] or "",
+        dhcp_options=tuple(
+            DhcpOption(name=name, value=value, ip_version=6 if version == 6 else 4)
+            for version, name, value in sorted(
+                (int(option["ip_version"]), option["opt_name"], option["opt_value"])
+                for option in source.get("extra_dhcp_opts") or ()
+            )
+        ),
     )
 
 

@@ -27,6 +27,16 @@ def expected(admin: Any) -> dict[tuple[str, str], tuple[int, dict[str, Any]]]:
             body = {"network": sub.network_id, "cidr": sub.cidr}
             if sub.gateway_ip:
                 body["gateway"] = sub.gateway_ip
+            if sub.is_dhcp_enabled:
+                body["enable_dhcp"] = True
+            if sub.dns_nameservers:
+                body["dns_nameservers"] = list(sub.dns_nameservers)
+            if sub.host_routes:
+                body["host_routes"] = sorted(
+                    sub.host_routes, key=lambda route: (route["destination"], route["nexthop"])
+                )
+            modes = {"ipv6_ra_mode": sub.ipv6_ra_mode, "ipv6_address_mode": sub.ipv6_address_mode}
+            body |= {name: mode for name, mode in modes.items() if mode}
             found["subnet", sub.id] = (sub.revision_number, named(sub, body))
     for group in admin.security_groups():
         rules = sorted((rule(each) for each in group.security_group_rules), key=lambda each: each["id"])
@@ -85,6 +95,8 @@ def port_body(port: Any) -> dict[str, Any]:
         "security_groups": sorted(port.security_group_ids),
         "device_owner": port.device_owner,
     }
+    options = [dhcp_option(option) for option in port.extra_dhcp_opts]
+    body["dhcp_options"] = sorted(options, key=lambda option: (option.get("ip_version", 4), option["name"]))
     body = {key: value for key, value in body.items() if value}
     if not port.is_port_security_enabled:
         body["port_security"] = False
@@ -93,6 +105,11 @@ def port_body(port: Any) -> dict[str, Any]:
     if port.binding_vif_type == "tap":
         body["host"] = port.binding_host_id
     return body
+
+
+def dhcp_option(source: dict[str, Any]) -> dict[str, Any]:
+    body = {"name": source["opt_name"], "value": source["opt_value"]}
+    return body | ({"ip_version": 6} if source["ip_version"] == 6 else {})
 
 
 def differences(admin: Any, controller: Controller) -> list[str]:

@@ -52,6 +52,54 @@ def test_everything_of_two_tenants_is_mirrored(neutron: Neutron, equal: Any) -> 
     equal()
 
 
+def test_what_workloads_are_told_is_mirrored(cloud: Any, controller: Controller, equal: Any) -> None:
+    """Subnets' options and ports' own, on creation and with every change; of DNS servers and routes Neutron raises no revision."""
+    net = cloud.create_network()
+    four = cloud.create_subnet(
+        network_id=net.id,
+        ip_version=4,
+        cidr="10.0.0.0/24",
+        dns_nameservers=["10.0.0.53", "10.0.0.9"],
+        host_routes=[{"destination": "10.9.0.0/16", "nexthop": "10.0.0.7"}],
+    )
+    six = {"network_id": net.id, "ip_version": 6, "ipv6_ra_mode": "slaac", "ipv6_address_mode": "slaac"}
+    cloud.create_subnet(cidr="fd00::/64", **six)
+    cloud.create_subnet(network_id=net.id, ip_version=4, cidr="10.1.0.0/24", is_dhcp_enabled=False)
+    own = [
+        {"opt_name": "bootfile-name", "opt_value": "pxelinux.0"},
+        {"opt_name": "dns-server", "opt_value": "fd00::53", "ip_version": 6},
+    ]
+    port = cloud.create_port(network_id=net.id, extra_dhcp_opts=own)
+    equal()
+    changes: tuple[dict[str, Any], ...] = (
+        {"dns_nameservers": ["10.0.0.9", "10.0.0.53"]},
+        {"dns_nameservers": []},
+        {"host_routes": []},
+        {"is_dhcp_enabled": False},
+    )
+    for change in changes:
+        cloud.update_subnet(four.id, **change)
+        wait_until(lambda change=change: held(controller, "subnet", four.id, change), SOON)  # type: ignore[misc]
+    for value in ("other.0", None):
+        cloud.update_port(port.id, extra_dhcp_opts=[{"opt_name": "bootfile-name", "opt_value": value}])
+        names = ["bootfile-name", "dns-server"] if value else ["dns-server"]
+        wait_until(lambda names=names: options_held(controller, port.id) == names, SOON)  # type: ignore[misc]
+    equal()
+
+
+def held(controller: Controller, kind: str, identity: str, change: dict[str, Any]) -> bool:
+    """Whether the controller has a change; what is empty or off is not in a body."""
+    record = controller.record(kind, identity)
+    body = (record and record.body) or {}
+    names = {"is_dhcp_enabled": "enable_dhcp"}
+    return all((body.get(names.get(name, name)) or None) == (value or None) for name, value in change.items())
+
+
+def options_held(controller: Controller, port: str) -> list[str]:
+    record = controller.record("port", port)
+    return [option["name"] for option in ((record and record.body) or {}).get("dhcp_options", ())]
+
+
 def test_a_change_arrives_at_once(cloud: Any, controller: Controller) -> None:
     """A mark leaves within two looks at the table of marks; the rest is the machine."""
     group = cloud.create_security_group(name="g")

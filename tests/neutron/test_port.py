@@ -87,6 +87,21 @@ def test_a_drained_host_takes_no_ports(admin: Any, controller: Controller, net: 
         wait_until(lambda: admin.get_port(port.id).binding_vif_type == "tap", SOON)
 
 
+def test_dhcp_delays_no_port(admin: Any, controller: Controller, cloud: Any, host: str) -> None:
+    """Subnets with DHCP of every kind, and no DHCP agent anywhere: nothing but the datapath is waited for."""
+    net = cloud.create_network()
+    cloud.create_subnet(network_id=net.id, ip_version=4, cidr="10.0.0.0/24", is_dhcp_enabled=True)
+    modes = {"ipv6_ra_mode": "dhcpv6-stateful", "ipv6_address_mode": "dhcpv6-stateful"}
+    cloud.create_subnet(network_id=net.id, ip_version=6, cidr="fd00::/64", **modes)
+    with Host(controller, host) as played:
+        wait_until(lambda: agent(admin, host), SOON)
+        port = admin.create_port(network_id=net.id, binding_host_id=host)
+        wait_until(lambda: held_host(controller, port) == host, SOON)
+        played.report(up(port.id))
+        wait_until(lambda: status(admin, port) == "ACTIVE", SOON)
+        assert not [each for each in admin.ports(network_id=net.id) if each.device_owner == "network:dhcp"]
+
+
 def test_an_old_word_does_not_count(admin: Any, controller: Controller, net: Any, host: str) -> None:
     """A host that has not yet applied the binding says `up` of the port's former life there."""
     with Host(controller, host) as played:

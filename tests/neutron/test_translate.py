@@ -83,6 +83,48 @@ def test_an_unknown_protocol_is_no_rule_that_allows_everything() -> None:
         translate.rule(rule(protocol="quic"))
 
 
+def test_a_subnet_says_what_workloads_are_told() -> None:
+    source = {
+        "id": "s1", "name": "", "project_id": "t", "network_id": "n1", "cidr": "fd00::/64", "gateway_ip": "fd00::1",
+        "enable_dhcp": True, "dns_nameservers": ["fd00::53", "fd00::9"], "ipv6_ra_mode": "slaac",
+        "ipv6_address_mode": "slaac",
+        "host_routes": [
+            {"destination": "fd02::/64", "nexthop": "fd00::3"}, {"destination": "fd01::/64", "nexthop": "fd00::2"},
+        ],
+    }  # fmt: skip
+    made = translate.subnet(source)
+    assert (made.enable_dhcp, made.dns_nameservers) == (True, ("fd00::53", "fd00::9"))
+    assert (made.ipv6_ra_mode, made.ipv6_address_mode) == ("slaac", "slaac")
+    assert [route.nexthop for route in made.host_routes] == ["fd00::2", "fd00::3"]
+
+
+@pytest.mark.parametrize(
+    ("own", "general", "expected"),
+    [
+        ("a.org.", "b.org", "a.org"),
+        ("", "b.org", "b.org"),
+        (None, "", ""),
+        ("", "no domain", ""),
+        (None, "a." * 200, ""),
+    ],
+)
+def test_a_domain_is_the_network_s_or_everyone_s(own: Any, general: str, expected: str) -> None:
+    assert translate.network(NET | {"dns_domain": own}, [VXLAN], general).dns_domain == expected
+
+
+def test_extra_dhcp_options_keep_their_names() -> None:
+    given = [
+        {"opt_name": "tag:ipxe,67", "opt_value": "x", "ip_version": 4},
+        {"opt_name": "59", "opt_value": "y", "ip_version": 6},
+        {"opt_name": "26", "opt_value": "", "ip_version": "4"},
+    ]
+    made = translate.port(port(extra_dhcp_opts=given), ours=False).dhcp_options
+    assert [(each.name, each.value, each.ip_version) for each in made] == [
+        *(("26", "", 4), ("tag:ipxe,67", "x", 4)),
+        ("59", "y", 6),
+    ]
+
+
 def test_the_first_segment_with_a_wire_is_carried() -> None:
     assert translate.network(NET, [VLAN, VXLAN]) == Network(id="n1", project="t", segment=Segment(id=77))
 

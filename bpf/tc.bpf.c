@@ -267,6 +267,11 @@ HR_STAGE(hr_stage_respond)
 		return hr_drop_at(skb, 0, HR_REASON_INTERNAL);
 	if (!hr_respond(skb, walk)) {
 		reason = hr_punt(skb, walk, port);
+		if (reason == HR_REASON_PUNTED) {
+			hr_budget_charge(walk->from_port, 1);
+			hr_conclude(HR_REASON_PUNTED, TC_ACT_SHOT, 0, &walk->packet.key, &walk->rule);
+			return hr_consume(walk->from_port, HR_REASON_PUNTED);
+		}
 		if (reason)
 			return hr_drop(skb, walk, reason);
 		return hr_next(skb, walk, hr_exceeds(walk, walk->mtu) ? HR_STAGE_TOO_BIG : HR_STAGE_TRACK);

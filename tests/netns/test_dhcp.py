@@ -260,13 +260,18 @@ def test_who_asks_too_often_waits_alone(scene: Scene, clients: Clients) -> None:
 
 def test_an_agent_that_returns_answers_again(cloud: Cloud, scene: Scene, clients: Clients) -> None:
     scene.put(scene.port("a", 1), four(scene))
-    cloud.hosts["h1"].kill()
+    host = cloud.hosts["h1"]
+    settings = host.config.read_text()
+    host.kill()
     clients.udhcpc(scene["a"], wait=False)
-    wait_until(lambda: cloud.hosts["h1"].reasons(scene.id("a"))["PUNTED"] >= 1, PATIENCE)
-    cloud.hosts["h1"].start()
-    assert clients.told(scene["a"])["ip"] == "10.0.0.1"
-    assert cloud.hosts["h1"].stop() == 0
-    cloud.hosts["h1"].start()
+    wait_until(lambda: host.reasons(scene.id("a"))["PUNTED"] >= 1, PATIENCE)
+    host.config.write_text(f"dhcp_lease = 3600\n{settings}")
+    host.start()
+    told = clients.told(scene["a"])
+    assert (told["ip"], told["lease"]) == ("10.0.0.1", "3600")
+    assert host.stop() == 0
+    host.config.write_text(settings)
+    host.start()
     cloud.settle()
 
 

@@ -53,7 +53,7 @@ def test_everything_of_two_tenants_is_mirrored(neutron: Neutron, equal: Any) -> 
 
 
 def test_what_workloads_are_told_is_mirrored(cloud: Any, controller: Controller, equal: Any) -> None:
-    """Subnets' options and ports' own, on creation and with every change; of DNS servers and routes Neutron raises no revision."""
+    """Subnets' options and ports' own, with every change. Of DNS servers and routes Neutron raises no revision."""
     net = cloud.create_network()
     four = cloud.create_subnet(
         network_id=net.id,

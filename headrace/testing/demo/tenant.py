@@ -56,7 +56,7 @@ class Tenant:
                 network_id=self.network.id,
                 ip_version=version,
                 cidr=cidr,
-                enable_dhcp=False,
+                enable_dhcp=version == 4,
             )
 
     def make_groups(self) -> None:

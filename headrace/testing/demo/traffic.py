@@ -39,6 +39,9 @@ def to_a_guest(scene: Scene) -> None:
     )
     with scene.narrator.waiting("the guest boots"):
         vm.boot()
+    got, fits = vm.configure()
+    scene.narrator.did("(in blue-vm) udhcpc -i eth0")
+    scene.narrator.claim("its IPv4 address, by DHCP from the agent of its own host", fits, got)
     scene.ping("blue-app", vm.ipv4, "ping, IPv4")
     scene.fetch("blue-app", vm.url(version=6), "TCP, IPv6", "under QEMU with Linux")
     web = scene.workloads["blue-web"]

@@ -95,8 +95,9 @@ class Machine(Workload):
 
     def __init__(self, cloud: Cloud, name: str, host: Host, port: Any, mtu: int) -> None:
         super().__init__(cloud, name, host, port, mtu)
+        addresses = self.addresses[1:]  # it asks for the other one
         self.guest = Guest(
-            host.namespace.name, self.device, self.mac, addresses=self.addresses, card=Card(mtu=mtu), dad=False
+            host.namespace.name, self.device, self.mac, addresses=addresses, card=Card(mtu=mtu), dad=False
         )
 
     def plug(self) -> None:
@@ -112,6 +113,12 @@ class Machine(Workload):
         page = shlex.quote(greeting(self.name, self.host.name) + f"a guest under QEMU with {about}\n")
         self.guest.run(f"mkdir -p {PAGE} && printf %s {page} > {PAGE}/index.html && httpd -p {WEB} -h {PAGE}")
         return about
+
+    def configure(self) -> tuple[str, bool]:
+        """Ask for an IPv4 address, as a server does when it boots; what it got, and whether it is the port's."""
+        self.guest.run("udhcpc -i eth0 -n -q -t 10 -T 1", timeout=30)
+        got = self.guest.run("ip -4 -o addr show dev eth0; ip -4 route").output
+        return " ".join(got.split()), f" {self.ipv4}/" in got
 
 
 def greeting(name: str, host: str) -> str:

@@ -8,6 +8,7 @@
     +-- NotSupported        this host, kernel or device cannot do what is asked; the operator must change one of them
     +-- Denied              the identity may not do this
     +-- Unavailable         a peer (controller, kernel, store) did not answer; trying again may help
+    |   `-- StoreFull       it answers, and has no room to write; what it has can be read
     `-- DatapathError       the kernel refused a program or a table write; a bug or a full table
 
 A message names the object and the cure. Raise low, catch once.
@@ -44,6 +45,10 @@ class Denied(HeadraceError):
 
 class Unavailable(HeadraceError):
     """A peer did not answer; trying again may help."""
+
+
+class StoreFull(Unavailable):
+    """Nothing can be written until there is room again; reading goes on."""
 
 
 class DatapathError(HeadraceError):

@@ -122,7 +122,10 @@ class Reconciler:
             [str(vtep) for _, vtep in view.remote_ports],
         )
         written = self._datapath.apply(compile_parts(view))
-        write_names(Path(self._config.run), view, self._config.bpf)
+        try:
+            write_names(Path(self._config.run), view, self._config.bpf)
+        except OSError as error:
+            log.warning("names for the command line cannot be written (%s)", error)
         if written:
             log.info("applied revision=%d entries=%d ports=%d", desired.revision, written, len(view.local_ports))
         if self._attach(view, links):

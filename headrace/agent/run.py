@@ -26,7 +26,7 @@ from headrace.controller.client import Client
 from headrace.controller.identity import Files
 from headrace.datapath.bpf import Datapath, Sizes, lock
 from headrace.datapath.netlink import Event, Netlink
-from headrace.errors import DatapathError, HeadraceError, InvalidInput, Unavailable
+from headrace.errors import DatapathError, HeadraceError, InvalidInput, StoreFull, Unavailable
 from headrace.model import HostStatus, State, document
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,9 @@ RETRY = (0.2, 5.0)
 """First and longest pause, seconds, between attempts to reach the controller."""
 
 
+KEEP_AGAIN = 2.0
+"""Seconds after which desired state is kept again where the disk was full."""
+
 VERIFY_SHARE = 100
 """A look for drift may take one part in so many of the agent's time; where it takes long, it is made less often."""
 
@@ -63,6 +66,7 @@ class Agent:
         self._punts = punts
         self._drift = drift
         self._busy = asyncio.Lock()
+        self._unheard = False
         self._drained = is_drained(Path(config.cache))
         self._desired: Desired | None = None
         self._status: HostStatus = reconciler.status()
@@ -110,7 +114,10 @@ class Agent:
         while pause:
             await asyncio.sleep(pause)
             began = self._loop.time()
-            await self._look(repair=True)
+            try:
+                await self._look(repair=True)
+            except HeadraceError as error:
+                log.error("drift: cannot look or repair: %s", error)  # noqa: TRY400 - the message says all
             pause = max(float(self._config.verify), VERIFY_SHARE * (self._loop.time() - began))
 
     async def _look(self, *, repair: bool) -> Answer:
@@ -150,6 +157,7 @@ class Agent:
             log.warning(
                 "desired state cannot be kept (%s): a start without the controller will find an older one", error
             )
+            self._loop.call_soon_threadsafe(self._loop.call_later, KEEP_AGAIN, self._changed.set)
 
     @property
     def _cache(self) -> Path:
@@ -189,7 +197,7 @@ class Agent:
         while True:
             try:
                 async with Client(self._config.controller, tls=files) as client:
-                    await client.put_status(self._word())
+                    await self._tell(client)
                     log.info("controller=%s reached", self._config.controller)
                     pause = RETRY[0]
                     async with asyncio.TaskGroup() as group:
@@ -234,10 +242,20 @@ class Agent:
             return said
         return msgspec.structs.replace(said, epoch=desired.epoch, applied=desired.revision)
 
+    async def _tell(self, client: Client) -> None:
+        """Report; a controller that cannot write has desired state to tell nevertheless."""
+        try:
+            await client.put_status(self._word())
+            self._unheard = False
+        except StoreFull as error:
+            if not self._unheard:
+                log.warning("%s; this host's word is not kept meanwhile", error)
+            self._unheard = True
+
     async def _say(self, client: Client) -> None:
         while True:
             self._report.clear()
-            await client.put_status(self._word())
+            await self._tell(client)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(
                     HEARTBEAT

@@ -6,6 +6,7 @@ believes it to be; nothing tells the agent, so it looks from time to time.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +23,7 @@ from headrace.agent.reconcile import Reconciler
 from headrace.datapath.attach import attached, foreign
 from headrace.datapath.bpf import ARRAYS, Datapath
 from headrace.datapath.netlink import Netlink
+from headrace.errors import HeadraceError
 from headrace.stages.compile import ORDER
 from headrace.stages.memo import Table
 
@@ -63,7 +65,9 @@ class Drift:
 
     def look(self) -> list[Difference]:
         """Everything that differs from what the agent has written."""
-        names = read_names(Path(self._config.run))
+        names = Names(host=self._config.host)
+        with contextlib.suppress(HeadraceError, OSError):
+            names = read_names(Path(self._config.run))
         datapath, hooks = self._datapath, self._reconciler.hooks
         found = [*pins(datapath), *indices(datapath)]
         for name in ORDER:

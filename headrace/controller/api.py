@@ -94,6 +94,7 @@ HTTP_STATUS: dict[type[errors.HeadraceError], int] = {
     errors.InvalidInput: 400,
     errors.NotSupported: 422,
     errors.Denied: 403,
+    errors.StoreFull: 507,
     errors.Unavailable: 503,
     errors.HeadraceError: 500,
 }

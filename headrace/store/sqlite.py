@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 import sqlite3
 import time
@@ -17,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from headrace.errors import Unavailable
+from headrace.errors import StoreFull, Unavailable
 from headrace.store.engine import Batch, Change, Commit, Compacted, Compare, Delete, Item, Put, StoreBroken
 from headrace.store.witness import Witness
 
@@ -30,6 +31,9 @@ EXPIRE_EVERY = 60.0
 
 BUSY = 5.0
 """Seconds to wait for another program's lock: a backup takes short ones."""
+
+ROOM = 65536
+"""Octets below which a disk counts as full."""
 
 FORMAT = 1
 
@@ -166,13 +170,20 @@ class SqliteEngine:
                 f"store {self._path}: the database is damaged ({error}); put a backup in its place, or move it away "
                 "and start with an empty one: writers then send everything again"
             )
-        if code == sqlite3.SQLITE_FULL:
-            return Unavailable(f"store {self._path}: the disk is full; free space, then it goes on by itself")
+        if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and self._no_room()):
+            return StoreFull(f"store {self._path}: the disk is full; free space, then it goes on by itself")
         if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
             return Unavailable(f"store {self._path}: another program has locked it; let it finish")
         if code in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM} or not code:
             return StoreBroken(f"store {self._path}: cannot be opened for writing ({error}); check path and rights")
         return Unavailable(f"store {self._path}: {error}")
+
+    def _no_room(self) -> bool:
+        """Whether the disk is full: the log's index then fails as an error of input and output."""
+        with contextlib.suppress(OSError):
+            facts = os.statvfs(self._path.parent)
+            return facts.f_bavail * facts.f_frsize < ROOM or facts.f_favail == 0
+        return False
 
     def _open(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -247,7 +258,10 @@ class SqliteEngine:
         self._witness.advance(revision)
         self._loop.call_soon_threadsafe(self._publish, Batch(revision, tuple(changes)))
         if revision - self._compacted >= KEPT_REVISIONS + COMPACT_EVERY:
-            self._compact(revision - KEPT_REVISIONS)
+            try:
+                self._compact(revision - KEPT_REVISIONS)
+            except sqlite3.Error as error:  # what was written is written; it is tried again with the next
+                log.warning("store %s keeps a longer history than it need: %s", self._path, error)
         return Commit(succeeded=True, revision=revision)
 
     def _apply(self, db: sqlite3.Connection, operation: Put | Delete, revision: int) -> Change | None:

@@ -16,7 +16,8 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from headrace import abi
@@ -101,11 +102,11 @@ class CloudHost:
         self.started = 0.0
         self._reader: Reader | None = None
 
-    def start(self, build: Build | None = None) -> None:
+    def start(self, build: Build | None = None, *, env: Mapping[str, str] | None = None) -> None:
         """Start the agent, of another build if one is given; it may run already elsewhere only by mistake."""
         self.started = time.time()
         command = [*HEADRACE, "agent", "--config", str(self.config)]
-        self.agent = self.namespace.popen(command, env=build.environment if build else None)
+        self.agent = self.namespace.popen(command, env={**(build.environment if build else {}), **(env or {})})
         self.close()  # its tables may be others
 
     def kill(self) -> None:
@@ -167,7 +168,8 @@ class Cloud:
     """Hosts on one underlay, each with an agent that follows the controller in the fabric's namespace.
 
     ``families``: IP versions of the underlay; ``settings``: more lines of every agent's configuration; ``secure``: the
-    controller is a process of its own with mutual TLS, as in production, instead of a thread of the test.
+    controller is a process of its own with mutual TLS, as in production, instead of a thread of the test;
+    ``store``: where its database is.
     """
 
     def __init__(
@@ -179,6 +181,7 @@ class Cloud:
         mtu: int = 1500,
         settings: str = "",
         secure: bool = False,
+        store: Path | None = None,
     ) -> None:
         self.topology = topology
         self.families = families
@@ -194,6 +197,7 @@ class Cloud:
         self._names = hosts
         self._settings = settings
         self._secure = secure
+        self.store = (store or topology.directory) / "store.db"
         self._exit = contextlib.ExitStack()
         self._pki = topology.directory / "pki"
         self._address = self.underlay(CONTROLLER)[0].partition("/")[0]
@@ -217,9 +221,7 @@ class Cloud:
             self._certify()
             self.start_controller()
         else:
-            config = ControllerConfig(
-                listen=self._listen, store=f"sqlite:{self.topology.directory}/store.db", tls=False
-            )
+            config = ControllerConfig(listen=self._listen, store=f"sqlite:{self.store}", tls=False)
             with self.fabric.enter():  # the thread is born there
                 self._exit.enter_context(controller_thread(config, heartbeat=HEARTBEAT))
         for number, name in enumerate(self._names, 1):
@@ -258,13 +260,13 @@ class Cloud:
         authority.issue(self._pki, "controller", "controller", "localhost", [self._address])
         authority.issue(self._pki, "client", "operator", "cli")
         self.tls = Files.at(self._pki, "client")
-        config = f'listen = "{self._listen}"\nstore = "sqlite:{self.topology.directory}/store.db"\n'
+        config = f'listen = "{self._listen}"\nstore = "sqlite:{self.store}"\n'
         (self.topology.directory / "controller.toml").write_text(config + f'certificates = "{self._pki}"\n')
 
-    def start_controller(self) -> None:
+    def start_controller(self, *, env: Mapping[str, str] | None = None) -> None:
         """Start it, where it is a process."""
         config = str(self.topology.directory / "controller.toml")
-        self.controller = process = self.fabric.popen([*HEADRACE, "controller", "--config", config])
+        self.controller = process = self.fabric.popen([*HEADRACE, "controller", "--config", config], env=env)
         wait_until(lambda: STARTED in process.output() or process.poll() is not None, 15, "the controller serves")
         assert process.poll() is None, process.output()
 

@@ -9,7 +9,8 @@ import itertools
 from typing import Any, Self
 
 from headrace import abi
-from headrace.model import Network, Object, Port, Rule, SecurityGroup
+from headrace.controller.desired import CLI, encode
+from headrace.model import Network, Object, Port, Record, Rule, SecurityGroup
 from headrace.stages.view import segment_of
 from headrace.testing import world
 from headrace.testing.cloud import Cloud, Workload
@@ -56,6 +57,13 @@ class Scene:
     def port(self, name: str, number: int, *groups: str, host: str | None = "h1", **fields: Any) -> Port:
         """A port with MAC and addresses of a number."""
         return world.port(self.id(name), self.network.id, number, *map(self.id, groups), host=host, **fields)
+
+    def write(self, *objects: Object) -> None:
+        """Have the controller take objects, without waiting for the agents; they are gone with the scene."""
+        records = [Record(type=item.type, id=item.id, writer=CLI, body=encode(item)) for item in objects]
+        self.cloud.ask(lambda client: client.batch(records))
+        self._made |= {(item.type, item.id): item for item in objects}
+        self.cloud.objects |= {(item.type, item.id): item for item in objects}
 
     def put(self, *objects: Object) -> None:
         """Add or change objects of the scene."""

@@ -195,6 +195,14 @@ class Topology:
         self.on_exit(run, ["umount", str(where)])
         return where
 
+    def small_disk(self, name: str, octets: int) -> Path:
+        """A file system of its own in our folder, as large as asked."""
+        where = self.directory / name
+        where.mkdir()
+        run(["mount", "-t", "tmpfs", "-o", f"size={octets}", "tmpfs", str(where)])
+        self.on_exit(run, ["umount", str(where)])
+        return where
+
     def start(
         self,
         command: Sequence[str],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -13,7 +14,7 @@ from headrace.abi import State
 from headrace.testing import packet
 from headrace.testing.cloud import CloudHost, Workload
 from headrace.testing.scene import Scene
-from headrace.testing.traffic import Stream, Tap, connect, listen, opens, talks, tcp_pair
+from headrace.testing.traffic import PATIENCE, Stream, Tap, connect, listen, opens, talks, tcp_pair
 from headrace.testing.wait import wait_until
 from headrace.testing.world import OUT, rule
 
@@ -41,8 +42,9 @@ def wait_for_drops(host: CloudHost, port: str, wanted: int) -> None:
     wait_until(lambda: drops(host, port) >= wanted, what=f"{wanted} resets are dropped")
 
 
-def wait_for_close(scene: Scene, host: str) -> None:
-    wait_until(lambda: state(scene, host) == State.CLOSED, what="the record is closed")
+def wait_for_states(scene: Scene, host: str, allowed: set[State]) -> None:
+    """Wait until every record of a host is in one of some states."""
+    wait_until(lambda: {State(conn.state) for conn in scene.connections(host)} <= allowed, what=f"all are in {allowed}")
 
 
 def abort(end: socket.socket) -> None:
@@ -107,7 +109,7 @@ def test_a_reset_closes_at_once(scene: Scene, hosts: tuple[str, str], which: int
             ends[which].sendall(bytes(100_000))
         abort(ends[which])
         for host in hosts:
-            wait_for_close(scene, host)
+            wait_for_states(scene, host, {State.CLOSED})
         with pytest.raises(ConnectionResetError):
             drain(ends[1 - which])
     with listen(b, b.address(family), 80), connect(a, b.address(family), 80, source=source):
@@ -125,3 +127,32 @@ def test_a_refused_connection_is_closed_at_once(scene: Scene, family: int) -> No
     assert opens(a, b, b.address(family), 80)
     for host, name in (("h1", "a"), ("h2", "b")):
         assert drops(scene.cloud.hosts[host], scene.id(name)) == 0
+
+
+def aborted(a: Workload, b: Workload, port: int, which: int) -> None:
+    """A connection full of data both ways, aborted by one end; the other has to notice."""
+    with tcp_pair(a, b, b.address(), port) as ends:
+        for end in ends:
+            end.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                end.sendall(bytes(300_000))
+        abort(ends[which])
+        ends[1 - which].settimeout(PATIENCE)
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            drain(ends[1 - which])
+
+
+def test_no_abort_is_lost(scene: Scene) -> None:
+    """Many at once, on all CPUs, with data in flight both ways; afterwards no record is left open."""
+    a, b = scene.pair(*OUT, rule("some", "ingress", 6, 80, 87))
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(abort_many, a, b, port) for port in range(80, 84)]:
+            done.result()
+    over = {State.CLOSED, State.TIME_WAIT}
+    for host in ("h1", "h2"):
+        wait_for_states(scene, host, over)
+
+
+def abort_many(a: Workload, b: Workload, port: int) -> None:
+    for number in range(20):
+        aborted(a, b, port, number % 2)

@@ -153,12 +153,20 @@ static __always_inline int hr_room(__u32 port, __u32 *index)
 	__s64 found;
 	int i;
 
-	for (i = 0; !hr_quota_take(port); i++)
+	/* Not loops: Linux 6.1 takes none whose head follows the call of a function (kernel/bpf/verifier.c, visit_func_insn). */
+#pragma unroll
+	for (i = 0; i <= HR_ROOM_TRIES; i++) {
+		if (hr_quota_take(port))
+			break;
 		if (i == HR_ROOM_TRIES || !hr_evict(port))
 			return HR_REASON_QUOTA;
-	for (i = 0; (found = hr_conn_index()) < 0; i++)
-		if (i == HR_ROOM_TRIES || !hr_evict_any(port))
+	}
+#pragma unroll
+	for (i = 0; i <= HR_ROOM_TRIES; i++) {
+		found = hr_conn_index();
+		if (found >= 0 || i == HR_ROOM_TRIES || !hr_evict_any(port))
 			break;
+	}
 	if (found >= 0) {
 		*index = found;
 		return HR_REASON_NONE;

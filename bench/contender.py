@@ -93,6 +93,8 @@ class Registry:
         "linux-open": "bench.linux:LinuxOpen",
         "ovs": "bench.ovs:Ovs",
         "ovs-dpdk": "bench.ovs_dpdk:OvsDpdk",
+        "headrace-tables": "bench.tables:HeadraceTables",
+        "headrace-cloud": "bench.clouded:HeadraceCloud",
         "bare": "bench.bare:Bare",
         "wire": "bench.bare:Wire",
     }

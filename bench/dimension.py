@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from bench.clouded import CHANGES, changing
 from bench.cpu import Spinner, bpf_stats, program_costs, program_counters
 from bench.process import CommandError
 from bench.rules import Site
+from bench.tables import applying
 from bench.traffic import Stand, blast, connection_rate, round_trip, tcp_bulk
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ HEADRACE = ("headrace-tc", "headrace-xdp")
 RIVALS = ("linux", "ovs", "ovs-dpdk")
 RULES = (1, 100, 1000)
 MANY_RULES = 10_000
+CLOUD_MEMBERS = 2000
 BASE_RULES = 1000
 QUICK_RULES = 100
 BASE_FLOWS = 1024
@@ -52,7 +55,8 @@ class Point:
 class Dimension:
     """``limit``: the contender that shows what this machine allows at most; None if there is no such thing.
 
-    ``units``: of each quantity that ``measure`` gives. ``awake``: run a spinner meanwhile.
+    ``units``: of each quantity that ``measure`` gives. ``awake``: run a spinner meanwhile. ``rounds``: at most so many;
+    ``takes``: seconds of one, where it takes its own time.
     """
 
     name: str
@@ -65,6 +69,8 @@ class Dimension:
     measure: Callable[[Stand, Point, float, Spinner | None], Values]
     scale: float = 1.0
     awake: bool = False
+    rounds: int | None = None
+    takes: float | None = None
 
     def against(self) -> tuple[str, ...]:
         """Whom the others are compared to."""
@@ -277,6 +283,34 @@ DIMENSIONS: tuple[Dimension, ...] = (
         contenders=HEADRACE[:1],
         points=tuple(site for site in SITES if not site.parameters),
         measure=memory,
+    ),
+    Dimension(
+        name="apply",
+        title="from desired state to tables on one host: from nothing, and one rule, member or port less or more",
+        units={"full": "ms", "change": "ms", "slowest": "ms", "written": "entries"},
+        better="lower",
+        limit=None,
+        contenders=("headrace-tables",),
+        points=tuple(Point(rules=site.rules, members=site.members, ports=site.ports) for site in SITES[:4]),
+        measure=applying,
+        rounds=3,
+        takes=5.0,
+    ),
+    Dimension(
+        name="rule-change",
+        title=f"{CHANGES} times the last packet under the old rules, from the controller's request or Neutron's answer",
+        units={"p50": "ms", "p99": "ms", "slowest": "ms"},
+        better="lower",
+        limit=None,
+        contenders=("headrace-cloud",),
+        points=tuple(
+            Point(rules=BASE_RULES, members=CLOUD_MEMBERS, parameters={"less": less, "written to": to})
+            for to in ("controller", "neutron")
+            for less in ("a rule", "a member")
+        ),
+        measure=changing,
+        rounds=1,
+        takes=45.0,
     ),
 )
 

@@ -58,10 +58,18 @@ class Plan:
             if (point.only is None or name in point.only) and (self.contenders is None or name in self.contenders)
         ]
 
+    def rounds_of(self, dimension: Dimension) -> int:
+        """As asked for, or as few as are enough."""
+        return min(self.rounds, dimension.rounds or self.rounds)
+
     def estimate(self) -> float:
         """Seconds, from what a measurement and a setting up cost besides."""
         cells = [(self.names(dimension, point), point) for _, _, group in self.groups() for dimension, point in group]
-        measuring = sum(len(names) * self.rounds * (self.seconds + 0.6) for names, _ in cells)
+        measuring = sum(
+            len(self.names(dimension, point)) * self.rounds_of(dimension) * ((dimension.takes or self.seconds) + 0.6)
+            for _, _, group in self.groups()
+            for dimension, point in group
+        )
         warming = sum(150.0 for _, point in cells if point.parameters.get("flows") == 1 << 20)
         standing = {(point.site, point.kind, name) for names, point in cells for name in names}
         return measuring + warming + 3.0 * len(standing)
@@ -122,7 +130,7 @@ class Bench:
             spinner = stack.enter_context(Spinner()) if dimension.awake and present else None
             if spinner is not None:
                 self._calibrate(spinner)
-            for turn in range(self.plan.rounds):
+            for turn in range(self.plan.rounds_of(dimension)):
                 # Each round begins with another one, so that nobody always comes after the same neighbour.
                 for name in present[turn % len(present) :] + present[: turn % len(present)] if present else []:
                     if time.monotonic() - self._begin > self.plan.minutes * 60:

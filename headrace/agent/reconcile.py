@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -28,6 +29,10 @@ Where hosts have their uplinks on XDP, the other end takes whole frames alone: a
 """
 
 
+ATTACHING = 0.25
+"""Seconds of a pass for attaching: each program costs the kernel a grace period, and rules must not wait for all."""
+
+
 class Reconciler:
     """Holds what has been attached, what netlink said until it says something else, and what compiling found before.
 
@@ -47,6 +52,8 @@ class Reconciler:
         self._attached: dict[str, tuple[int, str]] = {}
         self._linked: set[str] | None = None
         """Devices with programs of ours, of an earlier life too."""
+        self.unfinished = False
+        """Whether there are devices left for the next pass: nothing is said of ports until all had their turn."""
         self._stale = True
         """Whether an earlier load may still be pinned."""
         self._refused: dict[str, str] = {}
@@ -136,6 +143,8 @@ class Reconciler:
             self._remotes = remotes  # before looking: what changes meanwhile is asked about again
             self.underlay.follow(remotes, links.values(), self._config.uplinks)
         self._configure(view)
+        if self.unfinished:
+            return self.status(desired)
         statuses = tuple(self._say(port, desired, devices, view) for port in ports.values())
         return self.status(desired, statuses)
 
@@ -205,8 +214,13 @@ class Reconciler:
             if name in links and not self._datapath.is_uplink(name):
                 # No port has it now, but a workload may still run behind it: our programs drop what it says.
                 wanted[name] = (links[name].ifindex, "tc")
+        deadline = time.monotonic() + ATTACHING
+        self.unfinished = False
         for name, (ifindex, hook) in wanted.items():
             if self._attached.get(name) != (ifindex, hook):
+                if time.monotonic() > deadline:
+                    self.unfinished = True
+                    break
                 self._refused.pop(name, None)
                 self._attach_one(name, ifindex, hook, links[name])
         for name in (self._linked | set(self._attached)) - set(wanted):

@@ -99,11 +99,14 @@ class Agent:
             desired = self._desired
             try:
                 async with self._busy:
-                    self._status = await asyncio.to_thread(self._reconciler.reconcile, desired)
+                    status = await asyncio.to_thread(self._reconciler.reconcile, desired)
             except DatapathError as error:  # the tables are as they were, and nothing is acknowledged
                 log.error("revision=%d cannot be applied: %s", desired.revision, error)  # noqa: TRY400 - it says all
                 continue
-            self._applied = desired.state
+            if self._reconciler.unfinished:
+                self._changed.set()
+                continue
+            self._applied, self._status = desired.state, status
             self._punts.serve(self._reconciler.clients)
             self._report.set()
             if self._config.controller:
@@ -132,7 +135,10 @@ class Agent:
                 say(found)
             if found and repair:
                 await asyncio.to_thread(self._drift.mend, found)
-                self._status = await asyncio.to_thread(self._reconciler.reconcile, desired)
+                status = await asyncio.to_thread(self._reconciler.reconcile, desired)
+                while self._reconciler.unfinished:
+                    status = await asyncio.to_thread(self._reconciler.reconcile, desired)
+                self._status = status
                 self._report.set()
                 left = await asyncio.to_thread(self._drift.look)
                 log.warning("drift: repaired=%d left=%d", len(found) - len(left), len(left))

@@ -246,14 +246,17 @@ class Sight:
                     for group in set(item.security_groups):
                         self._group.add(item.host, group, amount)
             case SecurityGroup():
-                for rule in item.rules:
-                    if rule.remote_group is not None:
-                        self._group_remote.add(item.id, rule.remote_group, amount)
+                remotes = Counter(rule.remote_group for rule in item.rules if rule.remote_group is not None)
+                addresses = Counter(
+                    rule.remote_address_group for rule in item.rules if rule.remote_address_group is not None
+                )
+                for named, by_rules, by_hosts in (
+                    (remotes, self._group_remote, self._remote),
+                    (addresses, self._group_address, self._address),
+                ):
+                    for name, times in named.items():
+                        by_rules.add(item.id, name, amount * times)
                         for host in self._group.left(item.id):
-                            self._remote.add(host, rule.remote_group, amount)
-                    if rule.remote_address_group is not None:
-                        self._group_address.add(item.id, rule.remote_address_group, amount)
-                        for host in self._group.left(item.id):
-                            self._address.add(host, rule.remote_address_group, amount)
+                            by_hosts.add(host, name, amount * times)
             case Subnet():
                 self._subnet_network.add(item.id, item.network, amount)

@@ -102,6 +102,7 @@ class Agent:
                     status = await asyncio.to_thread(self._reconciler.reconcile, desired)
             except DatapathError as error:  # the tables are as they were, and nothing is acknowledged
                 log.error("revision=%d cannot be applied: %s", desired.revision, error)  # noqa: TRY400 - it says all
+                self._loop.call_later(RETRY[1], self._changed.set)
                 continue
             if self._reconciler.unfinished:
                 self._changed.set()

@@ -18,6 +18,7 @@ from headrace.abi import Reason
 from headrace.datapath.connection import Connections
 from headrace.datapath.decision import Arrival
 from headrace.datapath.oracle import decide
+from headrace.errors import DatapathError
 from headrace.model import AddressGroup, State
 from headrace.stages.compile import ORDER
 from headrace.testing import packet
@@ -34,7 +35,8 @@ from headrace.testing.strategy_state import (
     draw_group,
     draw_state,
 )
-from headrace.testing.twin import sent, tunnelled
+from headrace.testing.twin import Twin, sent, tunnelled
+from headrace.testing.world import ANY, group, network, port, rule
 
 SEEDS = range(20)
 CASES = 8
@@ -42,6 +44,7 @@ CASES = 8
 
 SERVICES = (80, 53, 1500)
 HERE = ("p1", "p2")
+IPS = ("IPv4", "IPv6")
 
 
 def policy_change(choose: Chooser, state: State) -> State:
@@ -120,7 +123,8 @@ def forget(host: PacketHost) -> None:
     tables["hr_cursors"].update(abi.U32(value=abi.Cursor.FRESH).pack(), bytes(8))
     for name in HERE:
         if name in host.ports:
-            tables["hr_conn_counts"].update(abi.U32(value=host.ports[name]).pack(), bytes(8))
+            counts = tables["hr_conn_counts"]
+            counts.update(abi.U32(value=host.ports[name]).pack(), bytes(counts.value_size))
 
 
 @contextmanager
@@ -165,3 +169,36 @@ def test_no_packet_meets_half_a_change(host: PacketHost, monkeypatch: pytest.Mon
         assert host.unlike() == []
         seen += prober.seen
     assert min(seen[f"{one}, then {other}"] for one in (True, False) for other in (True, False)) > 50, seen
+
+
+def test_a_table_that_is_full_keeps_what_was(
+    host: PacketHost, twin: Callable[..., Twin], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = port("a", "blue", 1, "any"), port("b", "blue", 2, "server", "crowd")
+    server = group("server", rule("in", "ingress", 17, remote_group="any"))
+    asked = twin(network("blue"), group("any", *ANY), group("crowd"), server, a, b)
+    arrival = sent("a", packet.udp(a, b, 1, 2))
+    assert asked.thrice(arrival).reason == Reason.NONE
+    table = host.datapath.maps["hr_acl_remotes"]
+    monkeypatch.setattr(table, "max_entries", len(host.desired["hr_acl_remotes"]) + 9)
+    before, tables = asked.state, {name: dict(host.datapath.read(name)) for name in ORDER}
+    many = [port(f"m{number}", "blue", number, "any", host="h2") for number in range(10, 20)]
+    with pytest.raises(DatapathError, match="hr_acl_remotes has room for 10 entries, 1 are in use and 10 more wanted"):
+        host.apply(State.of((*before.all(), *many)))
+    assert {name: dict(host.datapath.read(name)) for name in ORDER} == tables
+    assert host.apply(before) == 0
+    assert asked.thrice(arrival).replayed
+    monkeypatch.undo()
+    asked.apply(State.of((*before.all(), *many)))
+    assert host.unlike() == []
+    assert asked.thrice(arrival).replayed
+
+
+def test_one_member_more_of_ten_thousand_is_two_writes(host: PacketHost, twin: Callable[..., Twin]) -> None:
+    """One for each address, as the kernel is asked for them."""
+    server = group("server", *(rule(f"in{ip}", "ingress", 17, remote_group="crowd", ethertype=ip) for ip in IPS))
+    crowd = [port(f"m{number}", "blue", number, "crowd", host=None) for number in range(10, 10_010)]
+    asked = twin(network("blue"), server, group("crowd"), port("b", "blue", 2, "server"), *crowd)
+    outside = port("m10", "blue", 10, host=None)
+    assert host.apply(State.of((*asked.state.all(), outside))) == 2
+    assert host.apply(asked.state) == 2

@@ -61,6 +61,10 @@ test-stock: deps ## all of Neutron's own ML2 test classes with our driver (long)
 test-lab: deps bpf ## the datapath packet by packet on Debian's 6.1, in the lab VM (long)
 	@$(PYTHON) -m pytest tests/netns -q -m lab --timeout 1200 $(ARGS)
 
+MINUTES ?= 10
+test-equivalence: deps bpf ## new random scenarios through programs and oracle (root); MINUTES=10, failures go to tests/corpus
+	@$(PYTHON) -m headrace.testing.equivalence --minutes $(MINUTES) $(ARGS)
+
 check: deps $(ABI_OBJECT) ## format, lint, types, ABI, layers, unit tests; no root, under a minute
 	@$(MAKE) -j2 --output-sync=target --keep-going $(CHECKS) 2> >(grep -v '^make' >&2) || { echo "check: FAILED"; exit 1; }
 
@@ -144,5 +148,5 @@ build/wheel.stamp: $(OBJECTS) $(shell find headrace -type f -not -name '*.pyc') 
 
 include $(wildcard $(COMPILED:.o=.d))
 
-.PHONY: $(CHECKS) $(SUITES:%=test-%) help demo bench bench-quick wheel test test-stock test-lab check deps deps-bench bpf abi docs \
+.PHONY: $(CHECKS) $(SUITES:%=test-%) help demo bench bench-quick wheel test test-stock test-lab test-equivalence check deps deps-bench bpf abi docs \
 	format lock clean

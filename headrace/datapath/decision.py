@@ -124,5 +124,5 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def dropped(self) -> bool:
-        """Whether nobody gets it, not even its sender as an answer."""
-        return not self.outputs and not self.passed
+        """Whether nobody gets it: no receiver, no agent, and not even its sender an answer."""
+        return not self.outputs and not self.passed and self.reason != Reason.PUNTED

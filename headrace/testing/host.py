@@ -252,8 +252,10 @@ class PacketHost:
         return Output(frame=frame, port=next(port for port, name in self._device.items() if name == device))
 
     def _flooded(self) -> Observed:
-        outputs = tuple(self._output(name, frame) for name, frame in self.stand.copies())
-        return Observed(reason=Reason.FLOODED, verdict=seen.TC_ACT_SHOT, outputs=outputs)
+        left = list(self.stand.copies())
+        outputs = tuple(self._output(name, frame) for name, frame in left)
+        copies = tuple(frame for name, frame in left if name == UPLINK)
+        return Observed(reason=Reason.FLOODED, verdict=seen.TC_ACT_SHOT, outputs=outputs, copies=copies)
 
     def conclusion(self) -> abi.Conclusion:
         """What the last program on this CPU concluded."""
@@ -292,6 +294,10 @@ class PacketHost:
             connection=state,
             counts=counts,
         )
+
+    def forget_counts(self) -> None:
+        """Count anew from here: something ran that ``run`` did not."""
+        self._before = None
 
     def rule_name(self, rule: int) -> str:
         """The model's id of a rule."""

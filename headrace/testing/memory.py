@@ -83,6 +83,7 @@ class Memory:
             has_reply = conn.key[1].where != abi.WHERE_NONE
             kept[self.key(conn.key[0])] = {
                 "state": State(conn.state),
+                "timeout": conn.timeout,
                 "reply": self.key(conn.key[1]) if has_reply else None,
                 "tracks": (flags[ConnFlag.STATEFUL_FROM], flags[ConnFlag.STATEFUL_TO] and has_reply),
                 "fins": (flags[ConnFlag.FIN_ORIGINAL], flags[ConnFlag.FIN_REPLY]),
@@ -152,7 +153,13 @@ class Memory:
             fragments.update(name, replace(first, seen=(first.seen - ms * NS_PER_MS) % (1 << 64)).pack())
 
     def inconsistencies(self) -> list[str]:
-        """What is wrong between the tables of flows, connections and quotas themselves."""
+        """What is wrong between the tables of flows, connections and quotas themselves.
+
+        They are read one after the other: what a sweep in between made look wrong is right when they are read again.
+        """
+        return self._inconsistencies() and self._inconsistencies()
+
+    def _inconsistencies(self) -> list[str]:
         found = []
         live = self.live()
         flows = list(self._datapath.flows())

@@ -72,7 +72,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     ``hook``: the one that concluded. ``concluded`` is false where a program ended without leaving a conclusion, and the
     reason is from the counters. ``rule_from``, ``rule_to``: of the walk, or that its connection keeps for a replay.
     ``connection``: the state it is in afterwards. ``marked``: left by a device and not straight into a veth's peer.
-    ``outer``: the frame as it left by tunnel, outer headers and all.
+    ``outer``: the frame as it left by tunnel, outer headers and all; ``copies``: those of a flood.
     """
 
     reason: Reason
@@ -89,6 +89,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     connection: State | None = None
     marked: bool = False
     outer: bytes = b""
+    copies: tuple[bytes, ...] = ()
     counts: Counts = msgspec.field(default_factory=Counts)
 
 

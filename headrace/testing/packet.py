@@ -51,7 +51,9 @@ def address(end: End, family: int = 4) -> str:
 
 
 def over_ip(source: End, destination: End, transport: Packet, *, family: int = 4, **fields: Any) -> Packet:
-    """A scapy packet between two ends. ``fields``: of the IP header, or ``smac``, ``dmac``."""
+    """A scapy packet between two ends. ``fields``: of the IP header, or ``smac``, ``dmac``, ``df``."""
+    if fields.pop("df", False) and family == 4:
+        fields["flags"] = "DF"
     ether = Ether(src=fields.pop("smac", source.mac), dst=fields.pop("dmac", destination.mac))
     ends = {"src": fields.pop("src", None), "dst": fields.pop("dst", None)}
     ends["src"] = ends["src"] or address(source, family)
@@ -69,11 +71,15 @@ def tcp(
     *,
     seq: int = 0,
     ack: int = 0,
+    options: Iterable[tuple[Any, Any]] = (),
     payload: bytes = b"",
     **fields: Any,
 ) -> bytes:
-    """A TCP segment. ``flags`` as scapy has them: S, SA, A, F, R, P, U; "" for none. Numbers are modulo 2^32."""
-    header = TCP(sport=sport, dport=dport, flags=flags, seq=seq % 2**32, ack=ack % 2**32)
+    """A TCP segment. ``flags`` and ``options`` as scapy has them: S, SA, A, F, R, P, U; "" for none.
+
+    Numbers are modulo 2^32.
+    """
+    header = TCP(sport=sport, dport=dport, flags=flags, seq=seq % 2**32, ack=ack % 2**32, options=list(options))
     return bytes(over_ip(source, destination, header / Raw(payload), **fields))
 
 

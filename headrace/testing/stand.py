@@ -15,9 +15,11 @@ from typing import Self
 
 from headrace.testing.topology import Topology
 
-DEVICES = tuple(f"port{number}" for number in range(8))
+DEVICES = tuple(f"port{number}" for number in range(9))
 """Devices for ports; STRANGER belongs to none."""
 STRANGER, UPLINK = "stranger", "uplink"
+WIDE = 9216
+"""MTU of the other devices: so that copies of what is too big come through."""
 NETWORKS = ("192.0.2.254/24", "2001:db8::ffff/64")
 """Our addresses on the underlay."""
 ETH_P_ALL = 3
@@ -87,7 +89,8 @@ class Stand:
         host = self._host = self._topology.host("host")
         host.sysctl("net.ipv6.conf.default.disable_ipv6", 1)  # the kernel shall say nothing by itself
         names = (*DEVICES, STRANGER, UPLINK)
-        lines = [f"link add {name} type veth peer name far-{name}" for name in names]
+        wide = {name: "" if name == UPLINK else f"mtu {WIDE}" for name in names}
+        lines = [f"link add {name} {wide[name]} type veth peer name far-{name} {wide[name]}" for name in names]
         lines += [f"link set {end}{name} up arp off addrgenmode none" for name in names for end in ("", "far-")]
         host.run("ip -batch -", stdin="\n".join(lines))
         host.sysctl(f"net.ipv6.conf.{UPLINK}.disable_ipv6", 0)

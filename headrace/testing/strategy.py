@@ -5,14 +5,15 @@
 
     scenario = scenario_of(4711)            # by seed, the same on every machine
     print(tell(scenario))                   # line by line, with what the oracle decides
-    corpus.write_bytes(encode(scenario))    # kept for ever; ``decode`` reads it back
+    corpus.write_bytes(encode(scenario))    # kept for ever (strategy_file.py)
 
 Frames have 14 octets or more, and tags are in the frame: what BPF_PROG_TEST_RUN takes.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections import defaultdict
+from typing import Any, Literal
 
 import msgspec
 from hypothesis import strategies as st
@@ -25,7 +26,12 @@ from headrace.datapath.packet import parse
 from headrace.model import State
 from headrace.testing.choice import Chooser, Drawn, Seeded
 from headrace.testing.strategy_packet import Traffic
-from headrace.testing.strategy_state import HOST, draw_change, draw_state
+from headrace.testing.strategy_state import HOST, draw_change, draw_policy, draw_state
+
+Stage = Literal["anti_spoof", "respond", "track", "acl_from", "forward", "acl_to", "decide"]
+"""Programs of a walk's stages before which it can be stopped, in order."""
+STAGES: tuple[Stage, ...] = ("track", "acl_from", "forward", "acl_to", "decide")
+"""Those that walks by tunnel have too."""
 
 
 class Pause(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,41 +40,71 @@ class Pause(msgspec.Struct, frozen=True, kw_only=True):
     ms: int
 
 
-Event = Arrival | State | Pause
-"""Something arrives, desired state becomes another, or nothing happens for a while."""
+class Stale(msgspec.Struct, frozen=True, kw_only=True):
+    """The epochs of all local ports are raised: what was decided is decided anew."""
 
-CHANGES, PAUSES = 10, 4
-"""Percent of steps that change the state, and in which time passes, where changes are wanted."""
+
+class Overtaken(msgspec.Struct, frozen=True, kw_only=True):
+    """A walk stops before a stage, desired state becomes ``state`` - tables first, epochs last - and it goes on."""
+
+    arrival: Arrival
+    stage: Stage
+    state: State
+
+
+Event = Arrival | State | Pause | Stale | Overtaken
+"""Something arrives, desired state becomes another, nothing happens for a while, or two of these at once."""
+
+CHANGES, PAUSES, RAISES, OVERTAKES = 10, 4, 4, 4
+"""Percent of steps that change the state, in which time passes, and so on, where changes are wanted."""
 PAUSE_MS = (9_000, 11_000, 29_000, 31_000, 61_000, 121_000, 181_000, 301_000, 601_000, 432_001_000)
 """Just short of and just beyond timeouts (docs/pipeline.md, "track")."""
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """What happens at ``host``, from ``state`` on."""
+    """What happens at ``host``, from ``state`` on.
+
+    ``both``: at both hosts, and what one sends by tunnel arrives at the other. ``mss_clamp``: as agents have it.
+    """
 
     state: State
     events: tuple[Event, ...]
     host: str = HOST
+    both: bool = False
+    mss_clamp: bool = False
 
 
-def draw_scenario(choose: Chooser, *, steps: int = 12, changes: bool = True) -> Scenario:
+def draw_scenario(choose: Chooser, *, steps: int = 12, changes: bool = True, both: bool = False) -> Scenario:
     """Up to ``steps`` steps; fragments make more events than one."""
     state = draw_state(choose)
-    traffic = Traffic(choose, state)
+    traffic = Traffic(choose, state, both=both)
     events: list[Event] = []
     for _ in range(choose.number(1, steps)):
         if changes and choose.chance(CHANGES):
             traffic.state = draw_change(choose, traffic.state)
             events += [traffic.state, *traffic.go_on(), *traffic.go_on()]
+        elif changes and choose.chance(PAUSES):
+            events += [Pause(ms=choose.pick(PAUSE_MS)), *traffic.go_on()]
+        elif changes and choose.chance(RAISES):
+            events += [Stale(), *traffic.go_on()]
+        elif changes and not both and choose.chance(OVERTAKES):
+            events += draw_overtaken(choose, traffic)
         else:
             events += traffic.arrivals()
-    return Scenario(state=state, events=tuple(events))
+    return Scenario(state=state, events=tuple(events), both=both, mss_clamp=choose.chance(30))
+
+
+def draw_overtaken(choose: Chooser, traffic: Traffic) -> list[Event]:
+    """A change of policy in the midst of a flow's packet, and the same packet again."""
+    (arrival, *_) = traffic.go_on()
+    traffic.state = draw_policy(choose, traffic.state)
+    return [Overtaken(arrival=arrival, stage=choose.pick(STAGES), state=traffic.state), arrival, *traffic.go_on()]
 
 
 @st.composite
-def scenarios(draw: Any, *, steps: int = 12, changes: bool = True) -> Scenario:
+def scenarios(draw: Any, *, steps: int = 12, changes: bool = True, both: bool = False) -> Scenario:
     """Scenarios that Hypothesis chooses, and shrinks."""
-    return draw_scenario(Drawn(draw), steps=steps, changes=changes)
+    return draw_scenario(Drawn(draw), steps=steps, changes=changes, both=both)
 
 
 @st.composite
@@ -77,24 +113,35 @@ def states(draw: Any) -> State:
     return draw_state(Drawn(draw))
 
 
-def scenario_of(seed: int, *, steps: int = 40, changes: bool = True) -> Scenario:
+def scenario_of(seed: int, *, steps: int = 40, changes: bool = True, both: bool = False) -> Scenario:
     """The scenario of a seed."""
-    return draw_scenario(Seeded(seed), steps=steps, changes=changes)
+    return draw_scenario(Seeded(seed), steps=steps, changes=changes, both=both)
 
 
 def judge(scenario: Scenario, connections: Connections | None = None) -> list[Decision]:
-    """What the oracle decides about each arrival, in order."""
-    memory = Connections() if connections is None else connections
+    """What the oracle decides about each arrival at the host where it arrives, in order; of one overtaken, before."""
+    memories: defaultdict[str, Connections] = defaultdict(Connections)
+    if connections is not None:
+        memories[scenario.host] = connections
     state, now = scenario.state, 0
     decisions = []
     for event in scenario.events:
-        if isinstance(event, State):
-            state = event
-        elif isinstance(event, Pause):
+        if isinstance(event, Pause):
             now += event.ms
-        else:
-            decisions.append(decide(state, scenario.host, memory, event, now))
+        arrival = event.arrival if isinstance(event, Overtaken) else event
+        if isinstance(arrival, Arrival):
+            host = where(scenario, state, arrival)
+            decisions.append(decide(state, host, memories[host], arrival, now))
+        if isinstance(event, State | Overtaken):
+            state = event if isinstance(event, State) else event.state
     return decisions
+
+
+def where(scenario: Scenario, state: State, arrival: Arrival) -> str:
+    """The host at which something arrives."""
+    if scenario.both and arrival.port is not None and arrival.port in state.ports:
+        return state.ports[arrival.port].host or scenario.host
+    return scenario.host
 
 
 def tell(scenario: Scenario) -> str:
@@ -104,19 +151,29 @@ def tell(scenario: Scenario) -> str:
     before = scenario.state
     for number, event in enumerate(scenario.events):
         if isinstance(event, State):
-            old = {(item.type, item.id): item for item in before.all()}
-            changed = [item for item in event.all() if old.get((item.type, item.id)) != item]
-            lines += [f"{number}: change {item.type}: {msgspec.json.encode(item).decode()}" for item in changed]
+            lines += [f"{number}: {line}" for line in changes(before, event)]
             before = event
-            continue
-        if isinstance(event, Pause):
+        elif isinstance(event, Pause):
             lines.append(f"{number}: {event.ms} ms pass")
-            continue
-        decision = next(decisions)
-        outputs = ", ".join(output.port or f"{output.vtep}/{output.vni}" for output in decision.outputs)
-        lines.append(f"{number}: {came(event)}: {line_of(event.frame)} -> {decision.reason.name} [{outputs}]")
-        lines.append(f"    {event.frame.hex()}")
+        elif isinstance(event, Stale):
+            lines.append(f"{number}: epochs are raised")
+        else:
+            arrival = event.arrival if isinstance(event, Overtaken) else event
+            decision = next(decisions)
+            outputs = ", ".join(output.port or f"{output.vtep}/{output.vni}" for output in decision.outputs)
+            lines.append(f"{number}: {came(arrival)}: {line_of(arrival.frame)} -> {decision.reason.name} [{outputs}]")
+            lines.append(f"    {arrival.frame.hex()}")
+        if isinstance(event, Overtaken):
+            lines += [f"    overtaken before {event.stage}: {line}" for line in changes(before, event.state)]
+            before = event.state
     return "\n".join(lines)
+
+
+def changes(before: State, after: State) -> list[str]:
+    """What a change puts, object by object; nothing is ever deleted."""
+    old = {(item.type, item.id): item for item in before.all()}
+    changed = [item for item in after.all() if old.get((item.type, item.id)) != item]
+    return [f"change {item.type}: {msgspec.json.encode(item).decode()}" for item in changed]
 
 
 def came(arrival: Arrival) -> str:
@@ -130,43 +187,3 @@ def line_of(frame: bytes) -> str:
     except Dropped as dropped:
         return dropped.reason.name
     return f"{found.source} > {found.destination} {describe(found)}"
-
-
-class Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """An event in a file: one of these. ``pause``: milliseconds."""
-
-    arrival: Arrival | None = None
-    state: State | None = None
-    pause: int = 0
-
-
-class File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A scenario in a file."""
-
-    host: str
-    state: State
-    events: tuple[Kept, ...]
-
-
-def encode(scenario: Scenario) -> bytes:
-    """The scenario as JSON."""
-    file = File(host=scenario.host, state=scenario.state, events=tuple(map(keep, scenario.events)))
-    return msgspec.json.format(msgspec.json.encode(file), indent=1)
-
-
-def decode(data: bytes) -> Scenario:
-    """Read what ``encode`` wrote."""
-    file = msgspec.json.decode(data, type=File)
-    return Scenario(host=file.host, state=file.state, events=tuple(map(event_of, file.events)))
-
-
-def keep(event: Event) -> Kept:
-    if isinstance(event, State):
-        return Kept(state=event)
-    return Kept(pause=event.ms) if isinstance(event, Pause) else Kept(arrival=event)
-
-
-def event_of(kept: Kept) -> Event:
-    event = kept.arrival or kept.state or Pause(ms=kept.pause)
-    assert event != Pause(ms=0), "an event is an arrival, a state or a pause"
-    return event

@@ -12,23 +12,24 @@ from headrace.testing.strategy_state import HOST, PEER
 
 
 class Ends:
-    """Chooses ports, and addresses that they send from."""
+    """Chooses ports, and addresses that they send from. ``both``: frames enter at their ports' own hosts."""
 
-    def __init__(self, choose: Chooser, state: State) -> None:
+    def __init__(self, choose: Chooser, state: State, *, both: bool = False) -> None:
         self.choose = choose
         self.state = state
+        self.both = both
 
     def ports(self) -> list[Port]:
         return sorted(self.state.ports.values(), key=lambda port: port.id)
 
     def port(self) -> Port:
         """A port that is bound, the first ones most often."""
-        bound = [port for port in self.ports() if port.host is not None]
+        bound = [port for port in self.ports() if port.host is not None] or self.ports()
         return bound[min(self.choose.number(0, len(bound) - 1), self.choose.number(0, len(bound) - 1))]
 
     def ends(self) -> tuple[Port, Port]:
         """Two ports of one network, at least one of them on the host."""
-        one = self.choose.pick([port for port in self.ports() if port.host == HOST])
+        one = self.choose.pick([port for port in self.ports() if port.host == HOST] or self.ports())
         others = [port for port in self.ports() if port.network == one.network and port.id != one.id] or [one]
         other = self.choose.pick(others)
         return (other, one) if other.host is not None and self.choose.chance(40) else (one, other)
@@ -55,7 +56,9 @@ class Ends:
 
     def sent(self, port: Port, frame: bytes, gso_size: int = 0) -> list[Arrival]:
         """The frame's arrival at the host, by its port or by tunnel."""
-        if port.host == HOST:
+        if self.both and self.state.ports[port.id].host is None:
+            return []
+        if self.both or port.host == HOST:
             return [Arrival(port=port.id, frame=frame, gso_size=gso_size)]
         return [Arrival(vtep=self.vtep(PEER), vni=self.vni(port), frame=frame, gso_size=gso_size)]
 

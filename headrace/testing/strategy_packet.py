@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from headrace.datapath.decision import Arrival
@@ -11,10 +13,11 @@ from headrace.testing.choice import Chooser, weighted
 from headrace.testing.packet import Somewhere
 from headrace.testing.strategy_end import Ends, has
 from headrace.testing.strategy_state import HOST, PEER, VIRTUAL_MACS
+from headrace.testing.strategy_tcp import SIZES, Numbers, draw_options
 
 SERVICES = (80, 53, 1500, 22, 0, 65535)
 TCP_FLAGS = ("A", "SA", "S", "FA", "R", "PA", "RA", "F", "SF", "SR", "FR", "", "P", "SEC", "UPA")
-ORDERLY = {False: ((6, "A"), (2, "S"), (3, "FA"), (1, "R")), True: ((5, "SA"), (5, "A"), (3, "FA"), (1, "R"))}
+ORDERLY = {False: ((6, "A"), (2, "S"), (3, "FA"), (2, "R")), True: ((5, "SA"), (5, "A"), (3, "FA"), (2, "R"))}
 """What the original sender and the other (True) send in a decent connection."""
 ICMP_KINDS = {4: (8, 0, 13, 14, 9, 42), 6: (128, 129, 200, 42)}
 ERRORS = {4: (3, 4, 5, 11, 12), 6: (1, 2, 3, 4)}
@@ -24,7 +27,7 @@ STRANGER = Somewhere("02:00:00:00:ff:01", ("10.0.0.250", "fd00::250"))
 
 
 class Flow(msgspec.Struct, frozen=True, kw_only=True):
-    """Two ends that talk, and how."""
+    """Two ends that talk, and how. ``numbers``: of TCP."""
 
     one: Port
     other: Port
@@ -32,13 +35,14 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True):
     family: int
     sport: int
     dport: int
+    numbers: Numbers | None = None
 
 
 class Traffic(Ends):
     """Draws arrivals at the host, of flows that go on from one to the next."""
 
-    def __init__(self, choose: Chooser, state: State) -> None:
-        super().__init__(choose, state)
+    def __init__(self, choose: Chooser, state: State, *, both: bool = False) -> None:
+        super().__init__(choose, state, both=both)
         self.flows: list[Flow] = []
 
     def arrivals(self) -> list[Arrival]:
@@ -47,10 +51,11 @@ class Traffic(Ends):
             self.choose,
             [
                 (30, self.go_on),
-                (12, self.begin),
+                (9, self.begin),
+                (4, self.handshake),
                 (5, self.icmp_error),
                 (5, self.fragments),
-                (4, self.discovery),
+                (6, self.discovery),
                 (4, self.question),
                 (4, self.astray),
                 (3, self.flood),
@@ -68,7 +73,7 @@ class Traffic(Ends):
     def begin(self) -> list[Arrival]:
         """The first packet of a flow."""
         one, other = self.ends()
-        kind = self.choose.pick(("tcp", "udp", "icmp", "tcp", "sctp", "other"))
+        kind = self.choose.pick(("tcp", "udp", "icmp", "tcp", "tcp", "sctp", "other"))
         families = [family for family in (4, 6) if has(one, family) and has(other, family)]
         family = self.choose.pick((4, 6) if not families or self.choose.chance(10) else families)
         sport = self.choose.pick((1000, 1001))
@@ -76,9 +81,10 @@ class Traffic(Ends):
             sport, dport = self.choose.pick((7, 8)), self.choose.pick(ICMP_KINDS[family])
         else:
             dport = self.choose.pick(SERVICES)
-        flow = Flow(one=one, other=other, kind=kind, family=family, sport=sport, dport=dport)
+        numbers = Numbers(self.choose) if kind == "tcp" else None
+        flow = Flow(one=one, other=other, kind=kind, family=family, sport=sport, dport=dport, numbers=numbers)
         self.flows.append(flow)
-        return self.sent(one, self.frame(flow, reply=False, flags="S"))
+        return self.sent(one, self.frame(flow, reply=False, flags="A" if self.choose.chance(12) else "S"))
 
     def go_on(self) -> list[Arrival]:
         """A packet of a flow that was begun, of either end."""
@@ -88,24 +94,43 @@ class Traffic(Ends):
         flags = weighted(self.choose, ORDERLY[reply])
         if self.choose.chance(15):
             flags = self.choose.pick(TCP_FLAGS)
-        return self.sent(flow.other if reply else flow.one, self.frame(flow, reply=reply, flags=flags))
+        payload = bytes(self.choose.pick(SIZES)) if flow.kind == "tcp" else b""
+        frame = self.frame(flow, reply=reply, flags=flags, payload=payload)
+        return self.sent(flow.other if reply else flow.one, frame)
+
+    def handshake(self) -> list[Arrival]:
+        """A TCP flow is opened in three orderly segments, as far as rules let it."""
+        arrivals = self.begin()
+        flow = self.flows[-1]
+        if flow.numbers is None:
+            return arrivals
+        for reply, flags in ((True, "SA"), (False, "A"), (True, "PA")):
+            sender = flow.other if reply else flow.one
+            arrivals += self.sent(sender, self.frame(flow, reply=reply, flags=flags, payload=bytes(len(flags) - 1)))
+        return arrivals
 
     def frame(self, flow: Flow, *, reply: bool, flags: str, payload: bytes = b"") -> bytes:
         one, other = self.end(flow.one, flow.family), self.end(flow.other, flow.family)
         sport, dport = flow.sport, flow.dport
         if reply:
             one, other, sport, dport = other, one, dport, sport
-        if flow.kind == "tcp":
-            return packet.tcp(one, other, sport, dport, flags, payload=payload, family=flow.family)
+        fields: dict[str, Any] = {"family": flow.family}
+        if self.choose.chance(8):
+            fields["tos" if flow.family == 4 else "tc"] = self.choose.pick((0xB8, 0x03, 0xFF))
+        if flow.numbers is not None:
+            seq, ack = flow.numbers.draw(flags, len(payload), reply=reply)
+            options = draw_options(self.choose) if "S" in flags else []
+            numbers: dict[str, Any] = {"seq": seq, "ack": ack, "options": options}
+            return packet.tcp(one, other, sport, dport, flags, payload=payload, **numbers, **fields)
         if flow.kind == "udp":
-            return packet.udp(one, other, sport, dport, payload=payload, family=flow.family)
+            return packet.udp(one, other, sport, dport, payload=payload, **fields)
         if flow.kind == "sctp":
-            return packet.sctp(one, other, sport, dport, family=flow.family)
+            return packet.sctp(one, other, sport, dport, **fields)
         if flow.kind == "icmp":
             answers = {8: 0, 0: 8, 13: 14, 14: 13, 128: 129, 129: 128}
             kind = answers.get(flow.dport, flow.dport) if reply else flow.dport
-            return packet.icmp(one, other, kind, ident=flow.sport, family=flow.family)
-        return packet.other(one, other, self.choose.pick((47, 50, 59)), payload=bytes(12), family=flow.family)
+            return packet.icmp(one, other, kind, ident=flow.sport, **fields)
+        return packet.other(one, other, self.choose.pick((47, 50, 59)), payload=bytes(12), **fields)
 
     def icmp_error(self) -> list[Arrival]:
         """An error about a flow's packet, from its receiver or from a third."""
@@ -123,8 +148,9 @@ class Traffic(Ends):
             self.end(receiver, flow.family),
             quoted,
             self.choose.pick(ERRORS[flow.family]),
-            room=self.choose.pick((64, 28, 48, 27, 47, 8, 0)),
+            room=self.choose.pick((64, 64, 28, 48, 27, 47, 8, 0)),
             family=flow.family,
+            dst=packet.address(STRANGER, flow.family) if self.choose.chance(12) else None,
         )
         return self.sent(sender, frame)
 
@@ -179,16 +205,21 @@ class Traffic(Ends):
         """DHCP, router discovery, multicast listeners, advertisements: what implicit rules and guards are about."""
         one, other = self.port(), self.port()
         ends = self.end(one, 6), self.end(other, 6)
-        kind = self.choose.pick(("icmpv6", "dhcp", "na", "ra"))
+        kind = self.choose.pick(("icmpv6", "dhcp", "na", "ra", "dhcp"))
         if kind == "icmpv6":
             hops = self.choose.pick((255, 255, 64))
             source = self.choose.pick((ends[0].addresses[0], "::"))
             frame = packet.icmp(*ends, self.choose.pick(DISCOVERY), family=6, hlim=hops, src=source)
         elif kind == "dhcp":
             family = self.choose.pick((4, 6))
-            ports = self.choose.pick(((68, 67), (67, 68), (546, 547), (547, 546)))
+            question = (68, 67) if family == 4 else (546, 547)
+            ports = self.choose.pick((question, question, question, (67, 68), (546, 547), (547, 546)))
             unset = "0.0.0.0" if family == 4 and self.choose.chance(30) else None
-            frame = packet.udp(self.end(one, family), self.end(other, family), *ports, family=family, src=unset)
+            servers: dict[str, Any] = {"dst": "ff02::1:2", "dmac": "33:33:00:01:00:02"}
+            to = servers if family == 6 and self.choose.chance(60) else {}
+            size = self.choose.pick((0, 300, 1600))
+            both = self.end(one, family), self.end(other, family)
+            frame = packet.udp(*both, *ports, family=family, src=unset, payload=bytes(size), **to)
         elif kind == "na":
             option = self.choose.pick(("own", None, other.mac))
             frame = packet.na(*ends, self.choose.pick((ends[0], ends[1])).addresses[0], option=option)
@@ -271,14 +302,25 @@ class Traffic(Ends):
         return [Arrival(vtep=vtep, vni=vni, frame=frame)]
 
     def big(self) -> list[Arrival]:
-        """Around the MTU, and super-packets."""
+        """Around the MTU of the network and of the underlay, and super-packets."""
         one, other = self.ends()
         mtu = self.state.networks[one.network].mtu
-        ends = self.end(one, 4), self.end(other, 4)
-        if self.choose.chance(50):
-            frame = packet.tcp(*ends, 1000, 80, "A", payload=bytes(self.choose.number(3000, 9000)))
-            return self.sent(one, frame, gso_size=mtu - 40 + self.choose.number(-1, 1) if mtu < 2000 else 1400)
-        return self.sent(one, packet.udp(*ends, 1000, 53, payload=bytes(mtu - 28 + self.choose.number(-1, 1))))
+        family = self.choose.pick((4, 6))
+        ends = self.end(one, family), self.end(other, family)
+        fields: dict[str, Any] = {"family": family, "df": self.choose.chance(70)}
+        if self.choose.chance(15):
+            fields["dmac"] = self.choose.pick(MULTICAST)
+        headers = 28 if family == 4 else 48
+        if self.choose.chance(40):
+            frame = packet.tcp(*ends, 1000, 80, "A", payload=bytes(self.choose.number(2000, 3300)), **fields)
+            size = mtu - headers - 12 if mtu < 2000 else 1400
+            return self.sent(one, frame, gso_size=size + self.choose.number(-1, 1))
+        length = self.choose.pick((mtu, mtu, 1450, 1430)) + self.choose.number(-1, 1)
+        if length > 3000 or not self.choose.chance(30):
+            return self.sent(one, packet.udp(*ends, 1000, 53, payload=bytes(length - headers), **fields))
+        quoted = packet.udp(*ends, 1000, 53, payload=bytes(length), family=family)
+        kind = self.choose.pick((*ICMP_KINDS[family], *ERRORS[family]))
+        return self.sent(one, packet.icmp_error(*ends, quoted, kind, 0, room=length - headers, **fields))
 
 
 def shrunk(frame: bytes, octets: int) -> bytes:

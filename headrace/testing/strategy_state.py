@@ -9,6 +9,7 @@ import msgspec
 from headrace.model import (
     AddressGroup,
     AddressPair,
+    DhcpOption,
     Host,
     Network,
     Object,
@@ -17,6 +18,7 @@ from headrace.model import (
     SecurityGroup,
     Segment,
     State,
+    Subnet,
 )
 from headrace.testing.choice import Chooser, some, weighted
 
@@ -46,6 +48,7 @@ REMOTES = {
     "IPv6": ("fd00::/64", "fd00::2/128", "::/0", "fd00::1/127", "fe80::/10", "2001:db8:1::/48"),
 }
 PAIR_ADDRESSES = ("10.0.0.100", "10.0.0.0/24", "198.51.100.0/25", "fd00::100", "fd00::/64", "0.0.0.0/0", "::/0")
+SUBNETS = {"d4": "10.0.0.0/24", "d6": "fd00::/64"}
 PORTS = ((80, 80), (53, 53), (1000, 2000), (0, 65535), (0, 0), (65535, 65535), (79, 81), (8, 1024), (49152, 65535))
 ICMP_SERVICES = {
     1: ((8, None), (8, 0), (0, None), (3, None), (13, 0)),
@@ -61,6 +64,7 @@ def draw_state(choose: Chooser) -> State:
         Network(id="n1", segment=Segment(id=101), mtu=choose.pick((1450, 1280, 9000))),
         Network(id="n2", segment=Segment(id=choose.pick((102, 0xFFFFFF)))),
     ]
+    objects += [draw_subnet(choose, name, cidr) for name, cidr in SUBNETS.items() if choose.chance(60)]
     for name in ADDRESS_GROUPS:
         cidrs = some(choose, [*REMOTES["IPv4"], *REMOTES["IPv6"]], 30)
         objects.append(AddressGroup(id=name, addresses=cidrs))
@@ -71,6 +75,15 @@ def draw_state(choose: Chooser) -> State:
     for number in range(1, choose.number(0, 3) + 1):
         objects.append(draw_port(choose, f"q{number}", "n2", number))
     return State.of(objects)
+
+
+def draw_subnet(choose: Chooser, name: str, cidr: str) -> Subnet:
+    """A subnet of the first network, configured from here or not."""
+    fields: dict[str, Any] = {"enable_dhcp": not choose.chance(20)}
+    if ":" in cidr:
+        modes = ("slaac", "dhcpv6-stateful", "dhcpv6-stateless", None)
+        fields |= {"ipv6_ra_mode": choose.pick(modes), "ipv6_address_mode": choose.pick(modes)}
+    return Subnet(id=name, network="n1", cidr=cidr, **fields)
 
 
 def draw_group(choose: Chooser, name: str, *, stateful: bool) -> SecurityGroup:
@@ -84,6 +97,9 @@ def draw_group(choose: Chooser, name: str, *, stateful: bool) -> SecurityGroup:
     if choose.chance(50):
         rules.append(Rule(id=f"{name}.in4", direction="ingress", protocol=choose.pick((None, 6, 17))))
         rules.append(Rule(id=f"{name}.in6", direction="ingress", ethertype="IPv6", remote_group=choose.pick(STATEFUL)))
+    if choose.chance(35):
+        rules.append(Rule(id=f"{name}.any4", direction="ingress"))
+        rules.append(Rule(id=f"{name}.any6", direction="ingress", ethertype="IPv6"))
     rules += [draw_rule(choose, f"{name}.{number}") for number in range(choose.number(0, 5))]
     return SecurityGroup(id=name, stateful=stateful, rules=tuple(rules))
 
@@ -132,7 +148,8 @@ def draw_port(choose: Chooser, name: str, network: str, number: int) -> Port:
         port_security=not choose.chance(10),
         admin_up=not choose.chance(0 if main else 8),
         host=HOST if main else choose.pick((HOST, PEER, PEER, None) if choose.chance(10) else (HOST, PEER, PEER)),
-        device_owner="network:router_interface" if choose.chance(8) else "",
+        device_owner=choose.pick(("network:router_interface", "network:dhcp")) if choose.chance(8) else "",
+        dhcp_options=(DhcpOption(name="dhcp_disabled", value="true"),) if choose.chance(5) else (),
     )
 
 
@@ -148,12 +165,20 @@ def draw_change(choose: Chooser, state: State) -> State:
     """The state after one change of policy or topology that Neutron allows."""
     if choose.chance(TOPOLOGY):
         return State.of((*state.all(), *draw_topology(choose, state)))
+    return draw_policy(choose, state)
+
+
+def draw_policy(choose: Chooser, state: State) -> State:
+    """The state after one change of what ports may do."""
     ports = sorted(state.ports.values(), key=lambda port: port.id)
     port = ports[min(choose.number(0, len(ports) - 1), choose.number(0, len(ports) - 1))]
     busy = [state.security_groups[name] for name in state.ports["p1"].security_groups]
     group = choose.pick(busy or sorted(state.security_groups.values(), key=lambda group: group.id))
     kind = choose.pick(
-        ("drop rule", "drop rule", "no groups", "add rule", "groups", "security", "admin", "addresses", "list")
+        (
+            *("drop rule", "drop rule", "no groups", "add rule", "groups", "security", "admin", "addresses", "list"),
+            "subnet",
+        )
     )
     changed: Object
     if kind == "drop rule":
@@ -173,6 +198,9 @@ def draw_change(choose: Chooser, state: State) -> State:
         changed = msgspec.structs.replace(port, admin_up=not port.admin_up)
     elif kind == "addresses":
         changed = msgspec.structs.replace(port, address_pairs=draw_pairs(choose))
+    elif kind == "subnet":
+        name = choose.pick(tuple(SUBNETS))
+        changed = draw_subnet(choose, name, SUBNETS[name])
     else:
         found = state.address_groups[choose.pick(ADDRESS_GROUPS)]
         changed = msgspec.structs.replace(found, addresses=found.addresses[1:])

@@ -9,6 +9,7 @@ import pytest
 
 from headrace.model import Host, Object, State
 from headrace.testing.host import PacketHost
+from headrace.testing.play import Player
 from headrace.testing.twin import Twin
 from headrace.testing.world import HOSTS
 
@@ -20,6 +21,13 @@ def host() -> Iterator[PacketHost]:
     """The programs, loaded once."""
     with PacketHost() as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def player(host: PacketHost) -> Iterator[Player]:
+    """Both hosts."""
+    with PacketHost() as peer:
+        yield Player(host, peer)
 
 
 @pytest.fixture

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from headrace.testing.host import PacketHost
-from headrace.testing.strategy import decode
-from headrace.testing.twin import play
+from headrace.testing.play import Player
+from headrace.testing.strategy_file import decode
 
 CORPUS = Path(__file__).parents[1] / "corpus"
 
 
 @pytest.mark.parametrize("path", sorted(CORPUS.glob("*.json")), ids=lambda path: path.stem)
-def test_scenario(host: PacketHost, path: Path) -> None:
-    assert play(host, decode(path.read_bytes())).seen
+def test_scenario(player: Player, path: Path) -> None:
+    assert player.play(decode(path.read_bytes()))

@@ -7,8 +7,6 @@ change, and epochs last, as the agent does it; the stages that remain are run, a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -16,22 +14,19 @@ from headrace import abi
 from headrace.abi import FlowFlag, Reason
 from headrace.datapath.connection import Connections
 from headrace.datapath.decision import Arrival
-from headrace.datapath.libbpf import Object, Program
 from headrace.datapath.oracle import decide
 from headrace.model import AddressPair, Host
 from headrace.model import Object as Desirable
 from headrace.model import State as Desired
 from headrace.testing import packet
-from headrace.testing.clang import compile_bpf
 from headrace.testing.host import PacketHost
-from headrace.testing.observation import TC_ACT_REDIRECT, TC_ACT_SHOT, skb_context
+from headrace.testing.observation import TC_ACT_REDIRECT, TC_ACT_SHOT
+from headrace.testing.pause import Pauser
 from headrace.testing.twin import Twin, sent, tunnelled
 from headrace.testing.world import ANY, group, network, port, rule
 
 MakeTwin = Callable[..., Twin]
 
-STOPPED = 77
-STOP = f'SEC("tc") int stop(struct __sk_buff *skb)\n{{\n\treturn {STOPPED};\n}}\n'
 FROM_PORT = ("anti_spoof", "respond", "track", "acl_from", "forward", "acl_to", "decide")
 """The stages of a walk from a port to one receiver, in order."""
 FROM_TUNNEL = FROM_PORT[2:]
@@ -69,50 +64,10 @@ CHANGES: dict[str, tuple[Arrival, tuple[Desirable, ...]]] = {
 }
 
 
-class Pauser:
-    """Stops walks before a stage, and lets them go on."""
-
-    def __init__(self, host: PacketHost, stop: Program) -> None:
-        self.host = host
-        self.stop = stop
-        self.stages = host.datapath.maps["hr_stages"]
-        programs = host.datapath.programs
-        ids = {program.id: name.removeprefix("hr_stage_") for name, program in programs.items()}
-        self.slots = {ids[int.from_bytes(value, "little")]: key for key, value in self.stages.items()}
-
-    @contextmanager
-    def before(self, stage: str) -> Iterator[None]:
-        """Walks stop there."""
-        program = self.host.datapath.programs[f"hr_stage_{stage}"]
-        self.stages.update(self.slots[stage], self.stop.fd.to_bytes(4, "little"))
-        try:
-            yield
-        finally:
-            self.stages.update(self.slots[stage], program.fd.to_bytes(4, "little"))
-
-    def run(self, program: str, arrival: Arrival, frame: bytes) -> tuple[int, bytes]:
-        """One program on the CPU of the walk's scratch."""
-        with self.host.stand.inside():
-            found = self.host.datapath.programs[program]
-            result = found.test_run(frame, ctx=skb_context(self.host.entrance(arrival)))
-        return result.retval, result.data_out
-
-    def overtaken(self, arrival: Arrival, stage: str, change: Callable[[], None]) -> int:
-        """A walk that stops before ``stage``, a change, and the rest of the walk; answers its verdict."""
-        entry = "hr_from_uplink" if arrival.port is None else "hr_from_port"
-        with self.before(stage):
-            verdict, frame = self.run(entry, arrival, self.host.outer(arrival))
-        assert verdict == STOPPED, f"the walk went past {stage}"
-        change()
-        verdict, _ = self.run(f"hr_stage_{stage}", arrival, frame)
-        assert verdict in {TC_ACT_REDIRECT, TC_ACT_SHOT}
-        return verdict
-
-
 @pytest.fixture
-def pauser(host: PacketHost, tmp_path: Path) -> Iterator[Pauser]:
-    with Object.open(compile_bpf(STOP, tmp_path, "stop")).load() as stop:
-        yield Pauser(host, stop.programs["stop"])
+def pauser(host: PacketHost) -> Iterator[Pauser]:
+    with Pauser(host) as opened:
+        yield opened
 
 
 def cases(stages_of: Callable[[str], tuple[str, ...]]) -> list[tuple[str, str]]:
@@ -150,7 +105,7 @@ def test_a_decision_that_was_overtaken_is_stale(
         assert asked.thrice(arrival).replayed
         host.datapath.raise_epochs(host.ports.values())  # so that it walks again
     after = Desired.of((*asked.state.all(), *changes))
-    pauser.overtaken(arrival, stage, lambda: asked.apply(after))
+    assert pauser.overtaken(arrival, stage, lambda: asked.apply(after)) is not None, f"the walk went past {stage}"
     assert all(stale(host)), "a decision that the change overtook would be replayed"
     expected = decide(after, "h1", Connections(), arrival)
     for hook in ("xdp", "tc"):

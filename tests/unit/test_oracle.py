@@ -209,7 +209,6 @@ ENVIRONMENT = {
     "FROM_HOST",
     "NESTED_SUPERPACKET",
     "BUDGET",
-    "PUNTED",
 }
 """Reasons that desired state and a packet cannot tell."""
 

@@ -37,12 +37,12 @@ class Talk:
         )
 
     def forth(self, flags: str, seq: int = 0, ack: int | None = None, size: int = 0, **fields: Any) -> Decision:
-        numbers = {"seq": MINE + seq, "ack": 0 if ack is None else ITS + ack}
+        numbers: dict[str, Any] = {"seq": MINE + seq, "ack": 0 if ack is None else ITS + ack}
         frame = packet.tcp(A, B, 1000, 80, flags, payload=bytes(size), **numbers, **self.fields)
         return self.world.send("a", frame, **fields).hops[0].decision
 
     def back(self, flags: str, seq: int = 0, ack: int | None = None, size: int = 0) -> Decision:
-        numbers = {"seq": ITS + seq, "ack": 0 if ack is None else MINE + ack}
+        numbers: dict[str, Any] = {"seq": ITS + seq, "ack": 0 if ack is None else MINE + ack}
         frame = packet.tcp(B, A, 80, 1000, flags, payload=bytes(size), **numbers, **self.fields)
         return self.world.send("b", frame).hops[0].decision
 

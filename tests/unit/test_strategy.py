@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 from hypothesis import HealthCheck, given, settings
 
@@ -13,7 +14,9 @@ from headrace.datapath.decision import RULE_NONE, Arrival, Decision
 from headrace.datapath.oracle import decide
 from headrace.model import State
 from headrace.testing.choice import Seeded, some, weighted
-from headrace.testing.strategy import Pause, Scenario, decode, encode, judge, scenario_of, scenarios, states, tell
+from headrace.testing.play import shortened
+from headrace.testing.strategy import Overtaken, Pause, Scenario, Stale, judge, scenario_of, scenarios, states, tell
+from headrace.testing.strategy_file import decode, encode
 
 FORWARDED = {Reason.NONE, Reason.FLOODED, Reason.ANSWERED}
 
@@ -29,8 +32,8 @@ def test_a_seed_is_a_scenario() -> None:
 
 
 def test_kept_scenarios_come_back() -> None:
-    for seed in range(5):
-        scenario = scenario_of(seed)
+    for seed in range(6):
+        scenario = scenario_of(seed, both=seed % 2 == 0)
         assert decode(encode(scenario)) == scenario
 
 
@@ -40,6 +43,7 @@ def test_the_seeds_are_varied() -> None:
     common = FORWARDED | {
         *(Reason.ACL_TO_PORT, Reason.ACL_FROM_PORT, Reason.FRAGMENT_ORPHAN, Reason.ICMP_UNRELATED, Reason.TCP_INVALID),
         *(Reason.SPOOFED_ADDRESS, Reason.SPOOFED_MAC, Reason.VLAN_TAGGED, Reason.MALFORMED_IPV4, Reason.MALFORMED_IPV6),
+        *(Reason.TCP_WINDOW, Reason.TOO_BIG, Reason.PUNTED),
         *(Reason.FRAGMENT_OVERLAP, Reason.FRAGMENT_TINY, Reason.CONNECTION_CUT, Reason.UNKNOWN_MAC, Reason.ETHERTYPE),
     }
     assert common - reasons.keys() == set()
@@ -47,6 +51,44 @@ def test_the_seeds_are_varied() -> None:
     states = Counter(decision.connection for decision in decisions)
     assert set(ConnectionState) - states.keys() - {ConnectionState.TIME_WAIT} == set()
     assert sum("ESTABLISHED" in (decision.rule_from, decision.rule_to) for decision in decisions) > 50
+
+
+def test_the_events_are_varied() -> None:
+    scenarios = [scenario_of(seed, both=both) for seed in range(40) for both in (False, True)]
+    kinds = {type(event) for scenario in scenarios for event in scenario.events}
+    assert kinds == {Arrival, State, Pause, Stale, Overtaken}
+    assert {scenario.mss_clamp for scenario in scenarios} == {False, True}
+    senders = {
+        state.ports[event.port].host
+        for scenario in scenarios
+        if scenario.both
+        for state, event in situations(scenario)
+        if event.port is not None
+    }
+    assert senders == {"h1", "h2"}
+    gso = sum(event.gso_size > 0 for scenario in scenarios for _, event in situations(scenario))
+    assert gso > 5
+
+
+def situations(scenario: Scenario) -> Iterator[tuple[State, Arrival]]:
+    """Each arrival and the state that it meets."""
+    state = scenario.state
+    for event in scenario.events:
+        if isinstance(event, State):
+            state = event
+        elif isinstance(event, Arrival):
+            yield state, event
+
+
+def test_a_scenario_is_shortened_to_what_it_takes() -> None:
+    events = tuple(Pause(ms=ms) for ms in range(1, 30))
+    scenario = Scenario(state=State(), events=events)
+
+    def fails(one: Scenario) -> str:
+        return "so" if {Pause(ms=3), Pause(ms=17), Pause(ms=18)} <= set(one.events) else ""
+
+    assert shortened(scenario, fails).events == (Pause(ms=3), Pause(ms=17), Pause(ms=18))
+    assert shortened(scenario, lambda _: "always").events == ()
 
 
 def test_choices_of_a_seed() -> None:
@@ -105,6 +147,11 @@ def test_what_holds_in_every_scenario(scenario: Scenario) -> None:
             continue
         if isinstance(event, Pause):
             now += event.ms
+            continue
+        if isinstance(event, Stale):
+            continue
+        if isinstance(event, Overtaken):
+            state = event.state
             continue
         decision = decide(state, scenario.host, memory, event, now)
         check(state, scenario.host, event, decision)

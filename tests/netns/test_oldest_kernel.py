@@ -17,9 +17,9 @@ CHECKED = ("packet/test_libbpf.py", "netns/test_attach.py", "netns/test_netlink.
 MODULES = ["veth", "cls_bpf", "sch_ingress", "bridge"]
 
 
-DATAPATH = ("packet/test_replay.py", "packet/test_track.py", "packet/test_corpus.py")
-"""Where kernels differ: helpers' results, test runs, skbs; of track what has to do with that (``KINDS``)."""
-KINDS = "test_replay or test_corpus or keys or moved or quota or room or fragment"
+DATAPATH = ("packet/test_replay.py", "packet/test_track.py", "packet/test_corpus.py", "packet/test_too_big.py")
+"""Where kernels differ: helpers' results, test runs, skbs; of track and too_big what concerns that (``KINDS``)."""
+KINDS = "test_replay or test_corpus or keys or moved or quota or room or fragment or super_packet or to_a_vtep or mss"
 
 
 def test_bindings_attachments_and_netlink(lab_kernel: Kernel) -> None:

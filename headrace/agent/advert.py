@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import random
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from headrace.agent.client import NOBODY6, Client, Silence, Unanswered
 from headrace.agent.dhcp_option import name
@@ -56,13 +56,14 @@ def check(message: bytes, source: ipaddress.IPv6Address, hop_limit: int) -> None
         place += length
 
 
-def advertisement(client: Client, to: ipaddress.IPv6Address | None = None) -> bytes:
-    """The frame: to one address, or to all of the port's."""
+def advertisement(client: Client, to: ipaddress.IPv6Address | None = None, withdrawn: Iterable[Subnet] = ()) -> bytes:
+    """The frame: to one address, or to all of the port's. ``withdrawn``: subnets that it has no address of any more."""
     subnets = list({lease.subnet.id: lease.subnet for lease in client.offer.advert}.values())
     modes = {subnet.ipv6_ra_mode for subnet in subnets}
     flags = MANAGED if "dhcpv6-stateful" in modes else 0
     flags |= OTHER if modes & {"dhcpv6-stateful", "dhcpv6-stateless"} else 0
     body = struct.pack("!BBHII", HOP_LIMIT, flags, 0, 0, 0) + b"".join(options(client, subnets))
+    body += b"".join(prefix_option(subnet, 0, 0) for subnet in withdrawn)
     target = ALL_NODES if to is None else to
     ethertype, packet = frame.ip(
         client.link_local,
@@ -81,10 +82,7 @@ def options(client: Client, subnets: list[Subnet]) -> Iterator[bytes]:
     if client.network.mtu >= SHORTEST_MTU:
         yield struct.pack("!BBHI", 5, 1, 0, client.network.mtu)
     for subnet in subnets:
-        prefix = subnet.prefix
-        flags = ON_LINK | (0 if subnet.ipv6_ra_mode == "dhcpv6-stateful" else AUTONOMOUS)
-        head = struct.pack("!BBBBIII", 3, 4, prefix.prefixlen, flags, VALID, PREFERRED, 0)
-        yield head + prefix.network_address.packed
+        yield prefix_option(subnet, VALID, PREFERRED)
     servers = dict.fromkeys(ipaddress.ip_address(server) for subnet in subnets for server in subnet.dns_nameservers)
     found = [server.packed for server in servers if not server.is_unspecified][:8]
     if found:
@@ -95,12 +93,27 @@ def options(client: Client, subnets: list[Subnet]) -> Iterator[bytes]:
         yield struct.pack("!BBHI", 31, 1 + len(search) // 8, 0, DNS) + search
 
 
+def prefix_option(subnet: Subnet, valid: int, preferred: int) -> bytes:
+    """A prefix with its lifetimes, seconds (RFC 4861 section 4.6.2)."""
+    flags = ON_LINK | (0 if subnet.ipv6_ra_mode == "dhcpv6-stateful" else AUTONOMOUS)
+    head = struct.pack("!BBBBIII", 3, 4, subnet.prefix.prefixlen, flags, valid, preferred, 0)
+    return head + subnet.prefix.network_address.packed
+
+
+def lost(before: Client, after: Client) -> list[Subnet]:
+    """Subnets that were advertised to a port, and are not any more."""
+    kept = {lease.subnet.prefix for lease in after.offer.advert}
+    gone = {lease.subnet.id: lease.subnet for lease in before.offer.advert if lease.subnet.prefix not in kept}
+    return list(gone.values())
+
+
 class Schedule:
     """When which port is to get an unsolicited advertisement. Times are a caller's, in seconds."""
 
     def __init__(self) -> None:
         self._told: dict[int, tuple[Client, bytes]] = {}
         self._due: dict[int, tuple[float, int]] = {}
+        self._first: dict[int, bytes] = {}
         self._chance = random.SystemRandom()
 
     def serve(self, clients: Mapping[int, Client], now: float) -> None:
@@ -114,10 +127,12 @@ class Schedule:
                 news = advertisement(client)
                 if known is None or (known.ifindex, octets) != (client.ifindex, news):
                     self._due[index] = (now, FIRST)
+                    self._first[index] = advertisement(client, None, lost(known, client)) if known else news
                 octets = news
             self._told[index] = (client, octets)
         for index in self._due.keys() - self._told.keys():
             del self._due[index]
+            self._first.pop(index, None)
 
     def next(self) -> float | None:
         """When there is something to do."""
@@ -128,7 +143,7 @@ class Schedule:
         found = []
         for index, (when, left) in self._due.items():
             if when <= now:
-                found.append((index, self._told[index][1]))
+                found.append((index, self._first[index] if left > 0 else self._told[index][1]))
                 again = self._chance.uniform(*INTERVAL)
                 self._due[index] = (now + (min(again, FIRST_INTERVAL) if left > 1 else again), left - 1)
         return found

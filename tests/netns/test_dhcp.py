@@ -210,7 +210,7 @@ def test_the_kernel_configures_itself(scene: Scene) -> None:
 
 
 def test_news_comes_unasked(scene: Scene) -> None:
-    """A second prefix is advertised at once, without a solicitation."""
+    """A second prefix is advertised at once, without a solicitation, and withdrawn when it is lost."""
     one = six(scene, SLAAC)
     two = subnet(scene.id("two"), scene.network.id, "fd02::/64", ipv6_ra_mode=SLAAC, ipv6_address_mode=SLAAC)
     scene.put(scene.port("a", 1, addresses=(EUI64,)), one)
@@ -219,6 +219,15 @@ def test_news_comes_unasked(scene: Scene) -> None:
     scene.put(two, scene.port("a", 1, addresses=(EUI64, "fd02::ff:fe00:1")))
     wait_until(lambda: "fd02::ff:fe00:1/64" in addresses(a, "inet6"), PATIENCE)
     assert "default" not in [route["dst"] for route in a.namespace.ip("-6 route show dev eth0")]
+    assert not deprecated(a)
+    scene.put(scene.port("a", 1, addresses=(EUI64,)))
+    wait_until(lambda: deprecated(a) == {"fd02::ff:fe00:1"}, PATIENCE)
+
+
+def deprecated(workload: Workload) -> set[str]:
+    """Addresses that are not to be used for anything new."""
+    (facts,) = workload.namespace.ip("address show dev eth0 scope global")
+    return {found["local"] for found in facts["addr_info"] if found.get("deprecated")}
 
 
 def test_a_network_with_a_dhcp_server_keeps_it(scene: Scene, clients: Clients) -> None:

@@ -130,6 +130,24 @@ def test_news_is_told_at_once_and_old_news_is_not() -> None:
     assert schedule.take(2.0) == [(5, advertisement(news))]
 
 
+def test_a_prefix_that_is_lost_is_withdrawn() -> None:
+    """RFC 4862 section 5.5.3: a preferred lifetime of 0 deprecates what was configured."""
+    second = subnet("second", "blue", "fd01::/64", ipv6_ra_mode="slaac", ipv6_address_mode="slaac")
+    schedule = Schedule()
+    schedule.serve({5: client(six("slaac"), second, addresses=("fd00::1", "fd01::1"))}, 0.0)
+    schedule.take(0.0)
+    left = client(six("slaac"), second)
+    schedule.serve({5: left}, 1.0)
+    frames = [schedule.take(due(schedule))[0][1] for _ in range(4)]
+    assert frames[0] == frames[1] == frames[2] != frames[3] == advertisement(left)
+    told: Any = Ether(frames[0])
+    lifetimes = {
+        layer.prefix: (layer.validlifetime > 0, layer.preferredlifetime > 0, layer.A)
+        for layer in (told.getlayer(i6.ICMPv6NDOptPrefixInfo, number) for number in (1, 2))
+    }
+    assert lifetimes == {"fd00::": (True, True, 1), "fd01::": (False, False, 1)}
+
+
 def test_ports_without_advertisements_hear_none() -> None:
     schedule, told = Schedule(), client(six("slaac"))
     schedule.serve({5: told, 6: other()}, 0.0)

@@ -18,12 +18,13 @@ log = logging.getLogger(__name__)
 
 
 class Desired(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """Desired state as of a revision of a controller's epoch, and the records it came in."""
+    """Desired state as of a revision of a controller's epoch, and the records it came in; ``lines``: as JSON."""
 
     state: State
     epoch: str = ""
     revision: int = 0
     records: tuple[Record, ...] = ()
+    lines: tuple[bytes, ...] = ()
 
     @cached_property
     def stored(self) -> dict[str, int]:
@@ -36,6 +37,7 @@ class Mirror:
 
     def __init__(self) -> None:
         self._records: dict[tuple[str, str], Record] = {}
+        self._lines: dict[tuple[str, str], bytes] = {}
         self._objects: dict[str, dict[str, Object]] = {name: {} for name in TYPES}
         self._told: Desired | None = None
 
@@ -48,6 +50,7 @@ class Mirror:
         async for event in client.watch(host):
             if event.kind == "reset":
                 self._records.clear()
+                self._lines.clear()
                 for held in self._objects.values():
                     held.clear()
                 self._told = last = None
@@ -62,22 +65,23 @@ class Mirror:
         """One object is new, changed or gone. One that this version cannot understand is left out, and said."""
         key = record.type, record.id
         old = self._records.pop(key, None)
+        self._lines.pop(key, None)
         before = self._objects.get(record.type, {}).pop(record.id, None)
         self._told = None
         if put:
             try:
                 item = decode(record.type, record.body, (old.body, before) if old and before else None)
                 self._objects[record.type][record.id] = item
-                self._records[key] = record
+                self._records[key], self._lines[key] = record, msgspec.json.encode(record)
             except HeadraceError as error:
                 log.error("desired state: %s; it is left out", error)  # noqa: TRY400 - the message says all
 
     def desired(self, epoch: str, revision: int) -> Desired:
         """What has been told, as one state."""
         if self._told is None:
-            records = tuple(self._records.values())
+            records, lines = tuple(self._records.values()), tuple(self._lines.values())
             objects = {plural(name): dict(held) for name, held in self._objects.items()}
-            self._told = Desired(state=State(**cast("Any", objects)), records=records)
+            self._told = Desired(state=State(**cast("Any", objects)), records=records, lines=lines)
         self._told = msgspec.structs.replace(self._told, epoch=epoch, revision=revision)
         return self._told
 
@@ -104,8 +108,8 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
 
 def save(path: Path, desired: Desired) -> None:
     """Keep desired state; replaced as a whole."""
-    content = Saved(epoch=desired.epoch, revision=desired.revision, records=desired.records)
-    replace(path, msgspec.json.encode(content))
+    about = msgspec.json.encode(Saved(epoch=desired.epoch, revision=desired.revision, records=()))
+    replace(path, about.removesuffix(b"]}") + b",".join(desired.lines) + b"]}")
 
 
 def restore(path: Path) -> Desired | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from headrace.agent.desired import Desired, covers
-from headrace.model import Network, Object, Port, SecurityGroup, Segment, State
+from pathlib import Path
+
+from headrace.agent.desired import Desired, Mirror, covers, restore, save
+from headrace.controller.desired import encode
+from headrace.model import Network, Object, Port, Record, SecurityGroup, Segment, State
 
 PORT = Port(id="p", network="n", mac="02:00:00:00:00:01", host="h1", security_groups=("g",))
 ELSEWHERE = Port(id="q", network="n", mac="02:00:00:00:00:02", host="h2")
@@ -31,3 +34,19 @@ def test_a_database_that_is_told_half_is_doubted() -> None:
 
 def test_a_database_with_all_that_this_host_carries_is_believed() -> None:
     assert covers(desired("two", NETWORK, GROUP, PORT), KNOWN, "h1")
+
+
+def test_what_is_kept_comes_back(tmp_path: Path) -> None:
+    mirror = Mirror()
+    for item in (NETWORK, GROUP, PORT, ELSEWHERE):
+        mirror.learn(True, Record(type=item.type, id=item.id, writer="cli", body=encode(item), stored=3))
+    mirror.learn(False, Record(type="port", id="q", writer="cli"))
+    told = mirror.desired("one", 7)
+    save(tmp_path / "desired.json", told)
+    back = restore(tmp_path / "desired.json")
+    assert back == told
+    assert back is not None
+    assert back.state == State.of([NETWORK, GROUP, PORT])
+    assert (back.epoch, back.revision, back.stored) == ("one", 7, {"p": 3})
+    save(tmp_path / "empty.json", Mirror().desired("none", 0))
+    assert restore(tmp_path / "empty.json") == Mirror().desired("none", 0)

@@ -19,6 +19,7 @@ HR_KEEP(enum, hr_direction);
 HR_KEEP(enum, hr_cursor);
 HR_KEEP(struct, hr_conclusion);
 HR_KEEP(struct, hr_punt);
+HR_KEEP(struct, hr_clocks);
 HR_KEEP(struct, hr_bump);
 HR_KEEP(struct, hr_carry);
 HR_KEEP(struct, hr_sample);

@@ -468,6 +468,12 @@ struct hr_sample {
 	__u8 frame[HR_SAMPLE_OCTETS]; /* how it begins */
 };
 
+/* Argument of the program hr_clocks: what two clocks of the kernel show at one moment. */
+struct hr_clocks {
+	__u64 jiffies; /* jiffies64 */
+	__u64 monotonic; /* CLOCK_MONOTONIC, ns */
+};
+
 /* Argument of the program hr_bump: raise epochs. */
 struct hr_bump {
 	__u32 count;

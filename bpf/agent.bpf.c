@@ -129,6 +129,15 @@ static long hr_census_one(__u32 step, struct hr_sweeper **context)
 	return 0;
 }
 
+/* How jiffies and CLOCK_MONOTONIC relate, but for less than a tick: for lib/clock.h. */
+SEC("syscall")
+int hr_clocks(struct hr_clocks *clocks)
+{
+	clocks->jiffies = bpf_jiffies64();
+	clocks->monotonic = bpf_ktime_get_ns();
+	return 0;
+}
+
 struct hr_sweep {
 	__u64 start;
 	__u64 fresh;
@@ -211,7 +220,7 @@ static int hr_sweep_round(void *map, __u32 *key, struct hr_sweeper *sweeper)
 	bpf_loop(HR_CENSUS_BATCH, hr_census_one, &sweeper, 0);
 	sweep.fresh = *fresh;
 	sweep.start = *cursor < sweep.fresh ? *cursor : 0;
-	sweep.now = bpf_ktime_get_coarse_ns();
+	sweep.now = hr_now();
 	hr_sweep_limits(&sweep);
 	steps = sweep.fresh < HR_SWEEP_BATCH ? sweep.fresh : HR_SWEEP_BATCH;
 	bpf_loop(steps, hr_sweep_one, &sweep, 0);

@@ -9,6 +9,7 @@
 #ifndef HR_CONNECTIONS_H
 #define HR_CONNECTIONS_H
 
+#include "lib/clock.h"
 #include "maps.h"
 
 #define HR_CUT_TIMEOUT 300000 /* ms; Linux's TCP pauses at most 120 s between two tries (TCP_RTO_MAX) */
@@ -115,7 +116,7 @@ static __always_inline void hr_cut(__u32 index, __u64 id)
 		hr_retire(index, id);
 		return;
 	}
-	WRITE_ONCE(conn->counter[0].seen, bpf_ktime_get_coarse_ns());
+	WRITE_ONCE(conn->counter[0].seen, hr_now());
 	WRITE_ONCE(conn->timeout, HR_CUT_TIMEOUT);
 }
 

@@ -89,7 +89,7 @@ static __always_inline int hr_carry_out(struct __sk_buff *skb, const struct hr_p
 SEC("tc")
 int hr_from_port(struct __sk_buff *skb)
 {
-	__u64 now = bpf_ktime_get_coarse_ns();
+	__u64 now = hr_now();
 	__u32 ifindex = skb->ifindex, length;
 	struct hr_device *device = bpf_map_lookup_elem(&hr_devices, &ifindex);
 	struct hr_replay replay;
@@ -166,7 +166,7 @@ static __always_inline bool hr_uncovered(struct __sk_buff *skb, struct hr_outer 
 SEC("tc")
 int hr_from_uplink(struct __sk_buff *skb)
 {
-	__u64 now = bpf_ktime_get_coarse_ns();
+	__u64 now = hr_now();
 	struct hr_vtep_key vtep_key;
 	struct hr_config *config;
 	struct hr_replay replay;

@@ -66,7 +66,7 @@ int hr_xdp_from_port(struct xdp_md *xdp)
 {
 	__u32 ifindex = xdp->ingress_ifindex, length = bpf_xdp_get_buff_len(xdp), hash;
 	struct hr_device *device = bpf_map_lookup_elem(&hr_devices, &ifindex);
-	__u64 now = bpf_ktime_get_coarse_ns();
+	__u64 now = hr_now();
 	struct hr_adjacency *adjacency, copy;
 	struct hr_packet packet = {};
 	struct hr_replay replay;
@@ -130,7 +130,7 @@ SEC("xdp.frags")
 int hr_xdp_from_uplink(struct xdp_md *xdp)
 {
 	__u32 zero = 0, length = bpf_xdp_get_buff_len(xdp);
-	__u64 now = bpf_ktime_get_coarse_ns();
+	__u64 now = hr_now();
 	struct hr_packet packet = {};
 	struct hr_replay replay;
 	struct hr_config *config;

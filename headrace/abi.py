@@ -14,7 +14,7 @@ import msgspec
 
 Octets = TypeVar("Octets", bytes, bytes | bytearray | memoryview)
 
-ABI_HASH = "e387c1547eff"
+ABI_HASH = "658c16843f7c"
 """Identifies layouts, values and maps together: two sides that differ in it must not share a map."""
 
 
@@ -848,6 +848,40 @@ class Carry(Packed, frozen=True, kw_only=True):
             connections=v[12],
             packets=v[13],
             reason=v[14],
+        )
+
+
+_CLOCKS = struct.Struct("<QQ")
+
+
+class Clocks(Packed, frozen=True, kw_only=True):
+    """struct hr_clocks: Argument of the program hr_clocks: what two clocks of the kernel show at one moment."""
+
+    SIZE: ClassVar[int] = 16
+    DTYPE: ClassVar[dict[str, Any]] = {
+        "names": ["jiffies", "monotonic"],
+        "formats": ["<u8", "<u8"],
+        "offsets": [0, 8],
+        "itemsize": 16,
+    }
+
+    jiffies: int = 0
+    """jiffies64"""
+    monotonic: int = 0
+    """CLOCK_MONOTONIC, ns"""
+
+    def pack(self) -> bytes:
+        return _CLOCKS.pack(
+            self.jiffies,
+            self.monotonic,
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        v = _CLOCKS.unpack(data)
+        return cls(
+            jiffies=v[0],
+            monotonic=v[1],
         )
 
 

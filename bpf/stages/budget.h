@@ -13,7 +13,7 @@
 
 static __always_inline void hr_budget_charge(__u32 port, __u32 walks)
 {
-	__u64 *spent = bpf_map_lookup_elem(&hr_budgets, &port), now = bpf_ktime_get_coarse_ns();
+	__u64 *spent = bpf_map_lookup_elem(&hr_budgets, &port), now = hr_now();
 	__u64 cost = walks * HR_BUDGET_COST, before;
 
 	if (!port || !spent)

@@ -140,8 +140,8 @@ static __noinline int hr_insert(const struct hr_walk *walk, bool reply)
 			return error;
 	} else if (hr_same_pair(holder->key, walk->keys)) {
 		/* Made just now by another CPU - or long ago, and it has lost its other key to a race: then it is of no use. */
-		if (bpf_map_lookup_elem(&hr_flows, other) ||
-		    bpf_ktime_get_coarse_ns() - holder->created < HR_CONN_SETTLED || !hr_retire(index, id))
+		if (bpf_map_lookup_elem(&hr_flows, other) || hr_now() - holder->created < HR_CONN_SETTLED ||
+		    !hr_retire(index, id))
 			return error;
 	} else if (!hr_retire(index, id)) {
 		return error;
@@ -190,7 +190,7 @@ static __always_inline int hr_redecide(struct hr_walk *walk)
 {
 	struct hr_conn *conn = bpf_map_lookup_elem(&hr_conns, &walk->conn);
 	bool reply = walk->flags & HR_WALK_REPLY;
-	__u64 now = bpf_ktime_get_coarse_ns();
+	__u64 now = hr_now();
 
 	if (!conn || READ_ONCE(conn->id) != walk->conn_id)
 		return HR_REASON_BUSY;
@@ -236,7 +236,7 @@ static __always_inline bool hr_adopts(const struct hr_walk *walk)
 
 static __always_inline void hr_conn_fill(struct hr_conn *conn, struct hr_walk *walk, __u32 port, __u64 id)
 {
-	__u64 now = bpf_ktime_get_coarse_ns();
+	__u64 now = hr_now();
 
 	conn->state = hr_first_state(walk);
 	conn->timeout = hr_timeout(conn->state, walk->packet.key.proto);

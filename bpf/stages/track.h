@@ -58,7 +58,7 @@ static __always_inline int hr_track_fragment(struct hr_walk *walk)
 	struct hr_fragment_key key = { .where = packet->key.where,
 				       .id = packet->fragment_id,
 				       .proto = packet->key.proto };
-	__u64 now = bpf_ktime_get_coarse_ns();
+	__u64 now = hr_now();
 	struct hr_fragment *known, first;
 
 	__builtin_memcpy(key.saddr, packet->key.saddr, 32);
@@ -177,7 +177,7 @@ static __always_inline int hr_track_find(struct hr_walk *walk, const struct hr_f
 		return HR_REASON_BUSY; /* the element has just been given to another key */
 	if (conn->state == HR_STATE_STATELESS && hr_tracks_now(walk))
 		return HR_REASON_NONE; /* decided when nobody tracked; a new connection takes its keys */
-	if (hr_expired(conn, bpf_ktime_get_coarse_ns(), 0) ||
+	if (hr_expired(conn, hr_now(), 0) ||
 	    (!related && key->proto == IPPROTO_TCP && hr_tcp_reopens(conn->state, walk->packet.tcp_flags)))
 		return hr_retire(flow.conn, flow.conn_id) ? HR_REASON_NONE : HR_REASON_BUSY;
 	if (!related && walk->packet.tcp_flags & HR_TCP_RST &&

@@ -15,6 +15,7 @@ import msgspec
 from headrace import abi
 from headrace.datapath.attach import attach_tc, attach_xdp, detach
 from headrace.datapath.binding import wait_for_walks
+from headrace.datapath.clock import Clock, Reading, measure
 from headrace.datapath.delta import Delta
 from headrace.datapath.index import KernelIndex
 from headrace.datapath.libbpf import Object, Program
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OBJECTS = Path(__file__).parent / "objects"
-PARTS = ("tc", "agent", "xdp")
+PARTS = ("agent", "tc", "xdp")
 """Names of the objects, in the order in which they are loaded."""
 ARRAYS = {"hr_configs", "hr_ports", "hr_adjacencies"}
 """Tables whose entries always exist: all zero means absent, and to delete is to write zeros."""
@@ -64,6 +65,7 @@ class Datapath(Reader):
         self._stages: dict[int, int] = {}
         self._carry: Carry | None = None
         self._switched = False
+        self._clock: Clock | None = None
         self._applied: Parts | None = None
         self.programs: dict[str, Program] = {}
 
@@ -79,18 +81,13 @@ class Datapath(Reader):
             shutil.rmtree(self.pins)  # left by a change of ABI that came no further
         number = connections_at(self.pins) or (connections_at(old) if old else None) or self._sizes.connections
         sizes = Sizes(connections=number)
-        constants = {
-            "tc": {"hr_observe": int(self._observe), "hr_connections": number},
-            "agent": {"hr_connections": number},
-            "xdp": {"hr_observe": int(self._observe)},
-        }
         for name in PARTS:
             path = OBJECTS / f"{name}.bpf.o"
             if not path.exists():
                 raise DatapathError(f"{path.name} is not built; run make bpf")
             opened = Object.open(
                 path,
-                rodata=constants[name],
+                rodata=self._constants(name, number),
                 map_sizes=sizes.tables(),
                 pin_dir=self.pins,
             ).load()
@@ -104,6 +101,18 @@ class Datapath(Reader):
             self._sweep()
         self.index = KernelIndex(self.maps["hr_names"], self._indices_in_use)
         return self
+
+    def _constants(self, name: str, connections: int) -> dict[str, int | bytes]:
+        """What the programs of an object find in their read-only data. The agent's come first, and tell the clock."""
+        if name == "agent":
+            return {"hr_connections": connections}
+        clock = self._clock = self._clock or measure(self._clocks)
+        shared = {"hr_observe": int(self._observe), "hr_tick": clock.tick, "hr_tick_zero": clock.zero}
+        return {**shared, "hr_connections": connections} if name == "tc" else {**shared}
+
+    def _clocks(self) -> Reading:
+        told = abi.Clocks.unpack(self.programs["hr_clocks"].test_run(ctx=bytes(abi.Clocks.SIZE)).ctx_out)
+        return Reading(told.jiffies, told.monotonic)
 
     def close(self) -> None:
         """Let go of the descriptors; what is pinned runs on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from headrace.testing import packet
 from headrace.testing.observation import XDP, XDP_PASS, XDP_REDIRECT, Hook, put_on, xdp_context
 from headrace.testing.packet import Somewhere
 from headrace.testing.twin import Twin, sent, tunnelled
+from headrace.testing.wait import wait_until
 from headrace.testing.world import ANY, HOSTS, group, network, port
 
 MakeTwin = Callable[..., Twin]
@@ -27,6 +29,8 @@ FAR, FARTHER = port("far", "blue", 8, "any", host="h2"), port("farther", "blue",
 THREE = (*HOSTS, Host(id="h3", vteps=("192.0.2.3", "2001:db8::3")))
 STATE = (network("blue"), group("any", *ANY), A, B, C, D, FAR, FARTHER)
 TCP = packet.tcp(A, B, 1000, 80, "A")
+TICK_NS = 10_000_000
+"""The longest that a kernel has (CONFIG_HZ=100)."""
 
 
 def change(asked: Twin, *objects: Object) -> None:
@@ -317,3 +321,14 @@ def test_a_guest_that_xdp_has_not_seen_is_learnt_from_tc(twin: MakeTwin) -> None
     for _ in range(2):
         asked.run(tunnelled(packet.udp(guest, A, 1, 2)), "xdp")
     assert asked.run(sent("a", packet.udp(A, guest, 2, 1)), "xdp").outputs[0].vtep == "192.0.2.2"
+
+
+@pytest.mark.parametrize("hook", ["tc", "xdp"])
+def test_the_programs_clock_is_monotonic_time(twin: MakeTwin, hook: Hook) -> None:
+    asked = twin(*STATE)
+    arrival = sent("a", packet.udp(A, B, 1, 2))
+    asked.run(arrival, hook)
+    before = time.monotonic_ns()
+    wait_until(lambda: asked.run(arrival, hook) and time.monotonic_ns() > before + 3 * TICK_NS, 1)
+    ((_, connection),) = asked.host.datapath.connections()
+    assert before < connection.counter[0].seen <= time.monotonic_ns() + TICK_NS

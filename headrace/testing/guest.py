@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 ECHO_PORT = 7
 MODULES = ("virtio_pci", "virtio_console", "virtio_net")
-BOOT = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr"
+BOOT = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr no_timer_check"
 MACHINE = ("-M", "q35", "-accel", "tcg", "-cpu", "Nehalem", "-nodefaults", "-vga", "none", "-display", "none")
 GRACE = 5.0
 """Seconds that a slow machine may take to report what it did in time."""

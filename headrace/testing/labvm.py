@@ -40,7 +40,7 @@ MACHINE = (
     "-display",
     "none",
 )
-BOOT = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr"
+BOOT = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr no_timer_check"
 POLL = 0.05
 CLEAN_END = 1
 """What QEMU makes of a 0 written to isa-debug-exit; its own 0 is a power-off or a panic."""

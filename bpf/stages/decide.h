@@ -110,7 +110,8 @@ static __always_inline bool hr_same_pair(const struct hr_flow_key *a, const stru
 	       (hr_key_equal(&a[0], &b[1]) && hr_key_equal(&a[1], &b[0]));
 }
 
-/* A connection that holds a key of a new one ends; but not one with the same two keys, which another CPU has just made.
+/* A connection that holds a key of a new one ends; but not one with the same two keys, which another CPU has just made
+ * (unless nobody tracked that one: then a side has begun to, and it is not of the same make).
  * Keys and entries are read from the walk: once its id is written, a connection may give way to another at any time.
  */
 static __noinline int hr_insert(const struct hr_walk *walk, bool reply)
@@ -138,7 +139,8 @@ static __noinline int hr_insert(const struct hr_walk *walk, bool reply)
 	if (READ_ONCE(holder->id) != id) {
 		if (!hr_flow_orphan(key, id))
 			return error;
-	} else if (hr_same_pair(holder->key, walk->keys)) {
+	} else if (hr_same_pair(holder->key, walk->keys) &&
+		   !(holder->state == HR_STATE_STATELESS && walk->flags & (HR_WALK_TRACK_FROM | HR_WALK_TRACK_TO))) {
 		/* Made just now by another CPU - or long ago, and it has lost its other key to a race: then it is of no use. */
 		if (bpf_map_lookup_elem(&hr_flows, other) || hr_now() - holder->created < HR_CONN_SETTLED ||
 		    !hr_retire(index, id))

@@ -228,11 +228,10 @@ class Carry:
                 continue
             layouts, kept = self._layouts[name][1], {}
             table, stride = self._new[name], -(-self._new[name].value_size // 8) * 8
-            for key, value in self._old[name].items():
-                if any(value):
-                    kept[key] = self._old[name].cpus(value)
-                    parts = (rows(convert(*layouts, records(part, layouts[0].size)))[0] for part in kept[key])
-                    table.update(key, b"".join(part.ljust(stride, b"\0") for part in parts))
+            for key, value in not_zero(self._old[name]):
+                kept[key] = self._old[name].cpus(value)
+                parts = (rows(convert(*layouts, records(part, layouts[0].size)))[0] for part in kept[key])
+                table.update(key, b"".join(part.ljust(stride, b"\0") for part in parts))
             self._counts[name] = kept
 
     def resume(self, switched: int, spare: range) -> None:
@@ -325,9 +324,9 @@ class Carry:
         for name, kept in self._counts.items():
             layouts = self._layouts[name][1]
             words = layouts[1].size // 8
-            for key, value in self._old[name].items():
+            for key, value in not_zero(self._old[name]):
                 parts = self._old[name].cpus(value)
-                if parts == kept.get(key, []) or not any(value):
+                if parts == kept.get(key, []):
                     continue
                 blank = [bytes(layouts[0].size)] * len(parts)
                 now, was = (
@@ -388,6 +387,15 @@ def _described(table: Map) -> tuple[Layout, Layout] | None:
         return None
     finally:
         lib.btf__free(handle)
+
+
+def not_zero(table: Map) -> Iterator[tuple[bytes, bytes]]:
+    """Entries whose value is not all zero; of arrays, most are."""
+    for entries, keys, values in table.chunks():
+        size = len(values) // entries
+        for row in np.flatnonzero(records(values, size).any(axis=1)):
+            at = int(row)
+            yield keys[at * table.key_size : (at + 1) * table.key_size], values[at * size : (at + 1) * size]
 
 
 def records(octets: bytes, size: int) -> Records:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.needs("clang")
 
 WEB = rule("web", "ingress", 6, 80, 81)
 PAUSE = 0.002
+TCP = 6
 
 
 def with_more_fields(text: str) -> str:
@@ -93,6 +95,27 @@ def test_connections_come_over_and_go_back(scene: Scene, other: Build) -> None:
     for host in hosts:
         assert len([path for path in host.bpf.iterdir() if (path / "hr_conns").exists()]) == 1
         assert len(list((host.bpf / "loads").iterdir())) == 1
+
+
+def test_the_same_abi_goes_on_in_the_same_tables(scene: Scene, tmp_path: Path) -> None:
+    """Other programs, but the same entries: they are replaced device by device under the stream."""
+    a, b = scene.pair(*OUT, WEB)
+    host = scene.cloud.hosts["h1"]
+
+    def otherwise(text: str) -> str:
+        return text.replace("#define HR_FIB_ONE_IN 16", "#define HR_FIB_ONE_IN 8")
+
+    build = Build.make(tmp_path / "compatible", {"bpf/stages/decide.h": otherwise})
+    with Stream(a, b, b.address(), 80, pause=PAUSE) as stream:
+        (was,) = (conn for conn in scene.connections("h1") if conn.key[0].proto == TCP)
+        epoch = host.datapath.epoch(host.index(a.port.id))
+        replace(scene.cloud, host, build=build)
+        stream.advance()
+        (now,) = (conn for conn in scene.connections("h1") if conn.key[0].proto == TCP)
+        assert (now.id, now.created) == (was.id, was.created)
+        assert host.datapath.epoch(host.index(a.port.id)) == epoch
+        assert host.agent
+        assert "carried connections" not in host.agent.output()
 
 
 def test_nothing_is_counted_twice_or_lost_on_the_way(scene: Scene, other: Build) -> None:

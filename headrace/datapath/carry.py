@@ -172,7 +172,7 @@ class Carry:
         now = self._read_connections()
         same = min(len(self._before), len(now))
         changed = np.ones(len(now), bool)
-        changed[:same] = (now[:same] != self._before[:same]).any(axis=1)
+        changed[:same] = differ(now[:same], self._before[:same])
         indices = np.flatnonzero(changed)
         gone = indices[indices < same]
         self._forget_flows(self._before[gone], now[gone])
@@ -256,12 +256,12 @@ class Carry:
         before, _ = self._layouts["hr_conns"][1]
         same = min(len(self._before), len(now))
         found = 0
-        for index in np.flatnonzero((now[:same] != self._before[:same]).any(axis=1) & live[:same]):
+        for index in np.flatnonzero(differ(now[:same], self._before[:same]) & live[:same]):
             if before.column(now[index : index + 1], "id") == before.column(self._before[index : index + 1], "id"):
                 add(self._more(int(index), self._before[index], now[index]))
                 found += 1
-        fresh = live & ~np.isin(before.column(now, "id"), self._seen)
-        found += self._insert(now[fresh & (before.column(now, "created") >= np.uint64(self.switched - COARSE))], add)
+        young = now[live & (before.column(now, "created") >= np.uint64(self.switched - COARSE))]
+        found += self._insert(young[~np.isin(before.column(young, "id"), self._seen)], add)
         for carry in self._counted():
             add(carry)
         return found
@@ -387,6 +387,13 @@ def _described(table: Map) -> tuple[Layout, Layout] | None:
         return None
     finally:
         lib.btf__free(handle)
+
+
+def differ(some: Records, others: Records) -> np.ndarray[Any, Any]:
+    """Which rows are not the same."""
+    words = "<u8" if some.shape[1] % 8 == 0 else "u1"
+    unlike: np.ndarray[Any, Any] = (some.view(words) != others.view(words)).any(axis=1)
+    return unlike
 
 
 def not_zero(table: Map) -> Iterator[tuple[bytes, bytes]]:

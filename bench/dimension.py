@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from bench.ageing import ageing
 from bench.clouded import CHANGES, changing
 from bench.cpu import Spinner, bpf_stats, program_costs, program_counters
+from bench.flood import syn_flood
 from bench.process import CommandError
 from bench.rules import Site
 from bench.tables import applying
@@ -28,11 +30,13 @@ CLOUD_MEMBERS = 2000
 BASE_RULES = 1000
 QUICK_RULES = 100
 BASE_FLOWS = 1024
+FLOOD_QUOTA = 65536
+"""A quarter of the table that an agent has unless configured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One place on the axes. ``only``: measure just these contenders here. ``members``, ``ports``: as in ``Site``."""
+    """One place on the axes. ``only``: measure just these contenders here. The last three: as in ``Site``."""
 
     rules: int
     parameters: dict[str, int | str] = field(default_factory=dict)
@@ -40,10 +44,11 @@ class Point:
     only: tuple[str, ...] | None = None
     members: int = 0
     ports: int = 0
+    quota: int = 0
 
     @property
     def site(self) -> Site:
-        return Site(rules=self.rules, members=self.members, ports=self.ports)
+        return Site(rules=self.rules, members=self.members, ports=self.ports, quota=self.quota)
 
     def labels(self) -> dict[str, int | str]:
         ports: dict[str, int | str] = {"ports": self.kind} if self.kind != "veth" else {}
@@ -311,6 +316,26 @@ DIMENSIONS: tuple[Dimension, ...] = (
         measure=changing,
         rounds=1,
         takes=45.0,
+    ),
+    Dimension(
+        name="syn-flood",
+        title="what a port keeps beside another's SYN flood, of what it has beside the same generator alone",
+        units={"tcp kept": "ratio", "udp kept": "ratio", "connections kept": "ratio", "flood": "kpps"},
+        better="higher",
+        limit=None,
+        contenders=HEADRACE[:1],
+        points=(Point(rules=BASE_RULES, ports=2, quota=FLOOD_QUOTA),),
+        measure=syn_flood,
+    ),
+    Dimension(
+        name="ageing",
+        title="one host's sweeper with 1 M connections: its share of a core, and the connection rate kept beside it",
+        units={"share": "%", "connections kept": "ratio"},
+        better="lower",
+        limit=None,
+        contenders=HEADRACE[:1],
+        points=(Point(rules=BASE_RULES, ports=1, parameters={"connections": 1 << 20}),),
+        measure=ageing,
     ),
 )
 

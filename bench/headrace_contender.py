@@ -63,10 +63,10 @@ class HeadraceTc(Passive):
         (place / "state.yaml").write_bytes(msgspec.json.encode(desired(wiring, site, self.hook)))
         for host in wiring.hosts:
             plug_more(host, site.ports)
-            self._start(host, place)
+            self._start(host, place, site.quota)
         self._wait(wiring, WAIT_S + (site.rules + site.members + 10 * site.ports) / 200)
 
-    def _start(self, host: Host, place: Path) -> None:
+    def _start(self, host: Host, place: Path, quota: int) -> None:
         bpf = place / f"bpf-{host.name}"
         bpf.mkdir()
         self._undos.append(JOURNAL.note(Undo("umount", str(bpf))))
@@ -75,8 +75,8 @@ class HeadraceTc(Passive):
         config = place / f"{host.name}.toml"
         lines = [f'host = "{host.name}"', f'state = "{place}/state.yaml"', f'uplinks = ["{host.uplink}"]']
         lines += [f'bpf = "{bpf}/headrace"', f'run = "{place}/run-{host.name}"', f"connections = {CONNECTIONS}"]
-        # One port sends everything here, so it may have every connection; Linux and OVS know no quota either.
-        lines += [f'uplink_hook = "{self.hook}"', 'log = "warning"', "quota = 0"]
+        # Mostly one port sends everything here, so it may have every connection; Linux and OVS know no quota either.
+        lines += [f'uplink_hook = "{self.hook}"', 'log = "warning"', f"quota = {quota}"]
         config.write_text("\n".join(lines) + "\n")
         self._agents.append(Daemon(str(COMMAND), "agent", "--config", str(config), namespace=host.namespace))
 
@@ -102,11 +102,15 @@ class HeadraceTc(Passive):
 
     def forget(self) -> None:
         """No traffic may run meanwhile."""
-        for bpf in self._bpf.values():
-            forget_connections(bpf / "headrace" / abi.ABI_HASH)
+        for pins in self.pins():
+            forget_connections(pins)
+
+    def pins(self) -> list[Path]:
+        """Where each host's tables are pinned."""
+        return [bpf / "headrace" / abi.ABI_HASH for bpf in self._bpf.values()]
 
     def memory(self) -> dict[str, float]:
-        maps = [kernel_octets(bpf / "headrace" / abi.ABI_HASH) for bpf in self._bpf.values()]
+        maps = [kernel_octets(pins) for pins in self.pins()]
         states = sum(table[name] for table in maps for name in STATE_MAPS)
         return {
             "tables": sum(sum(table.values()) for table in maps) / 2**20,
@@ -222,8 +226,9 @@ def forget_connections(pins: Path) -> None:
         conns.update_many([(abi.U32(value=index).pack(), bytes(conns.value_size)) for index in range(used)])
         while free.pop() is not None:
             pass
-        cursors.update(fresh, bytes(8))
-        counts.update_many([(abi.U32(value=index).pack(), bytes(8)) for index in range(abi.PORTS)])
+        for cursor in abi.Cursor:
+            cursors.update(abi.U32(value=cursor).pack(), bytes(8))
+        counts.update_many([(abi.U32(value=index).pack(), bytes(counts.value_size)) for index in range(abi.PORTS)])
 
 
 def split(octets: bytes, size: int) -> list[bytes]:

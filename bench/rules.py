@@ -16,12 +16,14 @@ class Site:
     """What a contender is set up with.
 
     ``rules``: on either workload's port. ``members``: if not 0, the rule that allows the load names a remote group of
-    so many addresses, not a CIDR. ``ports``: so many more on each host, idle, with a few rules each.
+    so many addresses, not a CIDR. ``ports``: so many more on each host, idle, with a few rules each. ``quota``:
+    connections that a port may have; 0: any number.
     """
 
     rules: int
     members: int = 0
     ports: int = 0
+    quota: int = 0
 
     def __str__(self) -> str:
         more = (f"{count} {what}" for count, what in ((self.members, "members"), (self.ports, "more ports")) if count)

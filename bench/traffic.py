@@ -79,6 +79,7 @@ def blast(
     family: Literal[4, 6] = 4,
     pps: float = 0.0,
     spinner: Spinner | None = None,
+    core: int = LOAD_CORE,
 ) -> Blast:
     """64-octet UDP frames from workload a; ``flows`` 0: every packet is a new flow. Rates are arrivals a second."""
     wiring, contender = stand.wiring, stand.contender
@@ -96,7 +97,7 @@ def blast(
         "l4-offset": l4_offset,
         "flows": flows,
         "first": stand.next_flow,
-        "core": LOAD_CORE,
+        "core": core,
         "xdp-sink": int(contender.sink == "xdp"),
         "cover": int(cover),
         "warm": warm,
@@ -156,9 +157,9 @@ def checksum(octets: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def tcp_bulk(stand: Stand, seconds: float) -> float:
+def tcp_bulk(stand: Stand, seconds: float, *, core: int = LOAD_CORE) -> float:
     """Bits a second of one TCP connection, as acknowledged."""
-    told = _client(stand, "stream", stand.wiring.b.workload.ipv4, str(seconds), seconds=seconds)
+    told = _client(stand, "stream", stand.wiring.b.workload.ipv4, str(seconds), seconds=seconds, core=core)
     return float(told["octets"] * 8 / told["seconds"])
 
 
@@ -168,15 +169,15 @@ def round_trip(stand: Stand, protocol: str, seconds: float) -> tuple[float, floa
     return float(told["p50_us"]), float(told["p99_us"])
 
 
-def connection_rate(stand: Stand, seconds: float) -> float:
+def connection_rate(stand: Stand, seconds: float, *, core: int = LOAD_CORE) -> float:
     """Completed TCP connections a second: connect, 64-octet request and answer, close."""
-    told = _client(stand, "connect", stand.wiring.b.workload.ipv4, str(seconds), seconds=seconds)
+    told = _client(stand, "connect", stand.wiring.b.workload.ipv4, str(seconds), seconds=seconds, core=core)
     return float(told["completed"] / told["seconds"])
 
 
-def _client(stand: Stand, name: str, *argv: str, seconds: float) -> dict[str, Any]:
+def _client(stand: Stand, name: str, *argv: str, seconds: float, core: int = LOAD_CORE) -> dict[str, Any]:
     return _told(
-        run(program(name), *argv, str(LOAD_CORE), namespace=stand.wiring.a.workload.namespace, timeout=seconds + 15)
+        run(program(name), *argv, str(core), namespace=stand.wiring.a.workload.namespace, timeout=seconds + 15)
     )
 
 

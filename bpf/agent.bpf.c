@@ -212,10 +212,11 @@ static __always_inline void hr_sweep_limits(struct hr_sweep *sweep)
 static int hr_sweep_round(void *map, __u32 *key, struct hr_sweeper *sweeper)
 {
 	__u64 *fresh = hr_cursor(HR_CURSOR_FRESH), *cursor = hr_cursor(HR_CURSOR_SWEEP);
+	__u64 *spent = hr_cursor(HR_CURSOR_SPENT), began = bpf_ktime_get_ns();
 	struct hr_sweep sweep;
 	__u32 steps;
 
-	if (!fresh || !cursor)
+	if (!fresh || !cursor || !spent)
 		return 0;
 	bpf_loop(HR_CENSUS_BATCH, hr_census_one, &sweeper, 0);
 	sweep.fresh = *fresh;
@@ -225,6 +226,7 @@ static int hr_sweep_round(void *map, __u32 *key, struct hr_sweeper *sweeper)
 	steps = sweep.fresh < HR_SWEEP_BATCH ? sweep.fresh : HR_SWEEP_BATCH;
 	bpf_loop(steps, hr_sweep_one, &sweep, 0);
 	*cursor = sweep.start + steps >= sweep.fresh ? sweep.start + steps - sweep.fresh : sweep.start + steps;
+	*spent += bpf_ktime_get_ns() - began;
 	bpf_timer_start(&sweeper->timer, HR_SWEEP_INTERVAL, 0);
 	return 0;
 }

@@ -103,8 +103,9 @@ enum hr_cursor {
 	HR_CURSOR_SWEEP,
 	HR_CURSOR_HOG, /* the port that has most connections, as the sweeper counted lately */
 	HR_CURSOR_OWNERS, /* ports that have any */
+	HR_CURSOR_SPENT, /* ns that the sweeper has run */
 };
-#define HR_CURSORS 5
+#define HR_CURSORS 6
 HR_TABLE(hr_cursors, BPF_MAP_TYPE_ARRAY, __u32, __u64, HR_CURSORS, 0);
 HR_TABLE(hr_conn_ids, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, 1, 0);
 

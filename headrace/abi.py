@@ -14,7 +14,7 @@ import msgspec
 
 Octets = TypeVar("Octets", bytes, bytes | bytearray | memoryview)
 
-ABI_HASH = "658c16843f7c"
+ABI_HASH = "2aa36b187ed4"
 """Identifies layouts, values and maps together: two sides that differ in it must not share a map."""
 
 
@@ -177,6 +177,7 @@ class Cursor(Named):
     SWEEP = 2
     HOG = 3
     OWNERS = 4
+    SPENT = 5
 
 
 class Direction(Named):
@@ -2186,7 +2187,7 @@ MAPS: dict[str, MapSpec] = {
         name="hr_conns", type=2, max_entries=262144, flags=0, pinning=1, key_size=4, value_size=216, key=U32, value=Conn
     ),
     "hr_cursors": MapSpec(
-        name="hr_cursors", type=2, max_entries=5, flags=0, pinning=1, key_size=4, value_size=8, key=U32, value=U64
+        name="hr_cursors", type=2, max_entries=6, flags=0, pinning=1, key_size=4, value_size=8, key=U32, value=U64
     ),
     "hr_devices": MapSpec(
         name="hr_devices", type=1, max_entries=4096, flags=0, pinning=1, key_size=4, value_size=4, key=U32, value=Device

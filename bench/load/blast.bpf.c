@@ -137,7 +137,7 @@ int blast(struct xdp_md *ctx)
 	return bpf_redirect(out_ifindex, 0);
 }
 
-/* The UDP header of what may be one of ours, else NULL. */
+/* The UDP header of what may be one of ours, else NULL; of a TCP segment the ports, which lie where UDP's do. */
 static __always_inline struct udphdr *find_udp(void *data, void *end)
 {
 	struct ethhdr *eth = data;
@@ -146,7 +146,7 @@ static __always_inline struct udphdr *find_udp(void *data, void *end)
 
 	if (data + FRAME > end)
 		return NULL;
-	if (eth->h_proto == bpf_htons(ETH_P_IP) && ip->protocol == IPPROTO_UDP)
+	if (eth->h_proto == bpf_htons(ETH_P_IP) && (ip->protocol == IPPROTO_UDP || ip->protocol == IPPROTO_TCP))
 		return (void *)(ip + 1);
 	if (eth->h_proto == bpf_htons(ETH_P_IPV6) && ip6->nexthdr == IPPROTO_UDP)
 		return (void *)(ip6 + 1);

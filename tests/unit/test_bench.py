@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-from scapy.layers.inet import IP, UDP
+from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
 from bench.cpu import ProgramCost, Spinner, program_costs
 from bench.dimension import DIMENSIONS, HEADRACE, quick_dimensions
+from bench.flood import syn
 from bench.harness import Plan
 from bench.journal import Journal, Undo, read
 from bench.linux import ruleset
@@ -211,3 +212,12 @@ def test_numbers_are_short() -> None:
     assert [_number(value) for value in (None, 0.0123, 0.5, 1.234, 12.34, 123.4, 12345.6)] == [
         "-", "0.012", "0.500", "1.23", "12.3", "123", "12346",
     ]  # fmt: skip
+
+
+def test_the_flood_is_of_tcp_that_opens() -> None:
+    frame = syn()
+    parsed = Ether(frame)
+    assert len(frame) == 64
+    assert (parsed[IP].len, parsed[TCP].flags, parsed[TCP].dataofs) == (50, "S", 5)
+    assert IP(bytes(parsed[IP])[:20] + bytes(30)).chksum == parsed[IP].chksum
+    assert (frame[34:38], frame[40:42]) == (bytes(4), bytes(2)), "ports to fill in, and nothing where UDP's checksum is"

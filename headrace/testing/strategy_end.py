@@ -10,6 +10,9 @@ from headrace.testing.choice import Chooser
 from headrace.testing.packet import Somewhere
 from headrace.testing.strategy_state import HOST, PEER
 
+FOREIGN = ("192.0.2.99", "192.0.2.1", "2001:db8::99", "192.0.2.2")
+"""Whence another may send what looks like a known flow: VTEPs of nobody, of the host itself, of either family."""
+
 
 class Ends:
     """Chooses ports, and addresses that they send from. ``both``: frames enter at their ports' own hosts."""
@@ -60,7 +63,8 @@ class Ends:
             return []
         if self.both or port.host == HOST:
             return [Arrival(port=port.id, frame=frame, gso_size=gso_size)]
-        return [Arrival(vtep=self.vtep(PEER), vni=self.vni(port), frame=frame, gso_size=gso_size)]
+        vtep = self.choose.pick(FOREIGN) if self.choose.chance(4) else self.vtep(PEER)
+        return [Arrival(vtep=vtep, vni=self.vni(port), frame=frame, gso_size=gso_size)]
 
     def vni(self, port: Port) -> int:
         return self.state.networks[port.network].segment.id

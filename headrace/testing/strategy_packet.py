@@ -15,7 +15,7 @@ from headrace.testing.strategy_end import Ends, has
 from headrace.testing.strategy_state import HOST, PEER, VIRTUAL_MACS
 from headrace.testing.strategy_tcp import SIZES, Numbers, draw_options
 
-SERVICES = (80, 53, 1500, 22, 0, 65535)
+SERVICES = (80, 53, 1500, 22, 0, 65535, 2000, 81, 1024)
 TCP_FLAGS = ("A", "SA", "S", "FA", "R", "PA", "RA", "F", "SF", "SR", "FR", "", "P", "SEC", "UPA")
 ORDERLY = {False: ((6, "A"), (2, "S"), (3, "FA"), (2, "R")), True: ((5, "SA"), (5, "A"), (3, "FA"), (2, "R"))}
 """What the original sender and the other (True) send in a decent connection."""

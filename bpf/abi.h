@@ -337,7 +337,13 @@ struct hr_acl_service {
 	__u64 remotes; /* the set of addresses that rules with a remote speak of, or 0 */
 };
 
-/* acl: (set of addresses, address of the other side) -> class of selectors it is in. Policies that speak of the same share a set. */
+/* acl: (set of addresses, address of the other side) -> class of selectors it is in. Policies that speak of the same share a set.
+ * Single addresses have a table of their own, a hash, which is asked first: a set may have many thousand of them.
+ */
+struct hr_acl_address_key {
+	__u64 remotes;
+	__u8 addr[16];
+};
 struct hr_acl_remote_key {
 	__u32 prefixlen;
 	__u32 pad;

@@ -29,6 +29,8 @@ HR_TABLE(hr_floods, BPF_MAP_TYPE_HASH, struct hr_flood_key, struct hr_flood, 655
 HR_TABLE(hr_vteps, BPF_MAP_TYPE_HASH, struct hr_vtep_key, struct hr_vtep, HR_VTEPS, 0);
 HR_TABLE(hr_acl_services, BPF_MAP_TYPE_LPM_TRIE, struct hr_acl_service_key, struct hr_acl_service, 1048576,
 	 BPF_F_NO_PREALLOC);
+HR_TABLE(hr_acl_addresses, BPF_MAP_TYPE_HASH, struct hr_acl_address_key, struct hr_acl_remote, 1048576,
+	 BPF_F_NO_PREALLOC);
 HR_TABLE(hr_acl_remotes, BPF_MAP_TYPE_LPM_TRIE, struct hr_acl_remote_key, struct hr_acl_remote, 1048576,
 	 BPF_F_NO_PREALLOC);
 HR_TABLE(hr_acl_matches, BPF_MAP_TYPE_HASH, struct hr_acl_match_key, struct hr_acl_match, 1048576, BPF_F_NO_PREALLOC);

@@ -14,7 +14,7 @@ import msgspec
 
 Octets = TypeVar("Octets", bytes, bytes | bytearray | memoryview)
 
-ABI_HASH = "2aa36b187ed4"
+ABI_HASH = "43cfde1c8515"
 """Identifies layouts, values and maps together: two sides that differ in it must not share a map."""
 
 
@@ -298,6 +298,38 @@ class Where(Named):
     VXLAN = 1, "by tunnel: the VNI"
 
 
+_ACL_ADDRESS_KEY = struct.Struct("<Q16s")
+
+
+class AclAddressKey(Packed, frozen=True, kw_only=True):
+    """struct hr_acl_address_key: acl: (set of addresses, address of the other side) -> class of selectors it is in. Policies that speak of the same share a set. Single addresses have a table of their own, a hash, which is asked first: a set may have many thousand of them."""
+
+    SIZE: ClassVar[int] = 24
+    DTYPE: ClassVar[dict[str, Any]] = {
+        "names": ["remotes", "addr"],
+        "formats": ["<u8", "V16"],
+        "offsets": [0, 8],
+        "itemsize": 24,
+    }
+
+    remotes: int = 0
+    addr: bytes = bytes(16)
+
+    def pack(self) -> bytes:
+        return _ACL_ADDRESS_KEY.pack(
+            self.remotes,
+            _exact(self.addr, 16, "AclAddressKey.addr"),
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        v = _ACL_ADDRESS_KEY.unpack(data)
+        return cls(
+            remotes=v[0],
+            addr=v[1],
+        )
+
+
 _ACL_MATCH = struct.Struct("<Q")
 
 
@@ -396,7 +428,7 @@ _ACL_REMOTE_KEY = struct.Struct("<I4xQ16s")
 
 
 class AclRemoteKey(Packed, frozen=True, kw_only=True):
-    """struct hr_acl_remote_key: acl: (set of addresses, address of the other side) -> class of selectors it is in. Policies that speak of the same share a set."""
+    """struct hr_acl_remote_key."""
 
     SIZE: ClassVar[int] = 32
     DTYPE: ClassVar[dict[str, Any]] = {
@@ -2102,6 +2134,17 @@ class WatchState(Packed, frozen=True, kw_only=True):
 
 
 MAPS: dict[str, MapSpec] = {
+    "hr_acl_addresses": MapSpec(
+        name="hr_acl_addresses",
+        type=1,
+        max_entries=1048576,
+        flags=1,
+        pinning=1,
+        key_size=24,
+        value_size=16,
+        key=AclAddressKey,
+        value=AclRemote,
+    ),
     "hr_acl_matches": MapSpec(
         name="hr_acl_matches",
         type=1,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* acl: does a port's policy allow the packet, and by which rule. Called per side. docs/pipeline.md, "acl".
  *
- * Two longest-prefix lookups and a hash lookup at most, however many rules and members there are: the service (protocol and
+ * Two longest-prefix lookups and two hash lookups at most, however many rules and members there are: the service (protocol and
  * port) and the remote address each fall into a class, and the classes either meet or not. The service's entry names the set
  * of addresses to look in, so that a port's policy, one word, changes rules and addresses in one write.
  */
@@ -25,6 +25,7 @@ static __always_inline __u64 hr_acl_rule(__u64 policy, __u16 direction, const __
 	struct hr_acl_remote_key remote_key = {
 		.prefixlen = HR_REMOTE_PREFIX + 128,
 	};
+	struct hr_acl_address_key address_key;
 	struct hr_acl_service *by_service;
 	struct hr_acl_remote *by_remote;
 	struct hr_acl_match_key pair;
@@ -37,9 +38,14 @@ static __always_inline __u64 hr_acl_rule(__u64 policy, __u16 direction, const __
 		return by_service->rule;
 	if (!by_service->remotes)
 		return HR_RULE_NONE;
-	remote_key.remotes = by_service->remotes;
-	__builtin_memcpy(remote_key.addr, remote, 16);
-	by_remote = bpf_map_lookup_elem(&hr_acl_remotes, &remote_key);
+	address_key.remotes = by_service->remotes;
+	__builtin_memcpy(address_key.addr, remote, 16);
+	by_remote = bpf_map_lookup_elem(&hr_acl_addresses, &address_key);
+	if (!by_remote) {
+		remote_key.remotes = by_service->remotes;
+		__builtin_memcpy(remote_key.addr, remote, 16);
+		by_remote = bpf_map_lookup_elem(&hr_acl_remotes, &remote_key);
+	}
 	if (!by_remote)
 		return HR_RULE_NONE;
 	if (by_remote->rule)

@@ -63,7 +63,7 @@ class Delta:
 
     def _left_over(self, name: str, key: abi.Packed) -> bool:
         """What belongs to a policy that no port has now; its ports have moved to another one."""
-        if isinstance(key, abi.AclRemoteKey):
+        if isinstance(key, abi.AclRemoteKey | abi.AclAddressKey):
             return key.remotes not in self.desired.get("hr_acl_remotes", {})
         return name in {"hr_acl_services", "hr_acl_matches"}
 

@@ -81,7 +81,7 @@ def compile_policy(view: View, port: Port) -> Policy:
 
 
 def compile_parts(view: View) -> Parts:
-    """hr_acl_services by policy, hr_acl_remotes by set of addresses, hr_acl_matches."""
+    """hr_acl_services by policy, hr_acl_remotes and hr_acl_addresses by set of addresses, hr_acl_matches."""
     secured = [port for port in view.local_ports if port.port_security]
     policies = {policy.id: policy for policy in (compile_policy(view, port) for port in secured)}
     services: dict[Hashable, Table] = {}
@@ -96,6 +96,7 @@ def compile_parts(view: View) -> Parts:
     return {
         "hr_acl_services": services,
         "hr_acl_remotes": {wanted: found.table for wanted, found in remotes.items()},
+        "hr_acl_addresses": {wanted: found.addresses for wanted, found in remotes.items()},
         "hr_acl_matches": {"": view.memo.of("matches", together, tuple(pairs))},
     }
 

@@ -11,6 +11,7 @@ ORDER = (
     "hr_acl_matches",
     "hr_acl_services",
     "hr_acl_remotes",
+    "hr_acl_addresses",
     "hr_sources",
     "hr_neighbours",
     "hr_fdbs",

@@ -20,7 +20,8 @@ def concerned(old: Tables, lost: Tables) -> set[int]:
     indices.update(key.port for key in lost.get("hr_sources", {}) if isinstance(key, abi.SourceKey))
     indices.update(value.endpoint for value in lost.get("hr_fdbs", {}).values() if isinstance(value, abi.Fdb))
     policies = {key.policy for key in lost.get("hr_acl_services", {}) if isinstance(key, abi.AclServiceKey)}
-    remotes = {key.remotes for key in lost.get("hr_acl_remotes", {}) if isinstance(key, abi.AclRemoteKey)}
+    gone = (*lost.get("hr_acl_remotes", {}), *lost.get("hr_acl_addresses", {}))
+    remotes = {key.remotes for key in gone if isinstance(key, abi.AclRemoteKey | abi.AclAddressKey)}
     if remotes:
         for key, service in old.get("hr_acl_services", {}).items():
             if service.remotes in remotes:  # type: ignore[attr-defined]

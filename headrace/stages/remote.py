@@ -1,6 +1,7 @@
 """acl, the other side's addresses: a set of selectors -> every prefix that one of them names, with all that cover it.
 
-A longest-prefix table returns one entry, so an entry holds the union over the prefixes that cover it. A set's id is
+A longest-prefix table returns one entry, so an entry holds the union over the prefixes that cover it; single addresses
+are in a hash table, which is asked first. A set's id is
 made from its selectors: members come and go within it, one entry each, and policies that speak of the same share it.
 """
 
@@ -39,16 +40,17 @@ class Set(NamedTuple):
 
 
 class Remotes(NamedTuple):
-    """A set's table, and how it came about: who names a prefix, what covers it, how many prefixes have a class."""
+    """A set's tables, and how they came about: who names a prefix, what covers it, how many prefixes have a class."""
 
     named: tuple[Named, ...]
     owners: dict[Prefix, frozenset[tuple[Selector, str]]]
     covers: dict[Prefix, frozenset[Selector]]
     classes: dict[frozenset[Selector], int]
     table: Table
+    addresses: Table
 
 
-NOTHING = Remotes((), {}, {}, {}, {})
+NOTHING = Remotes((), {}, {}, {}, {}, {})
 
 
 def set_of(family: int, whole: Mapping[Selector, int], selectors: Iterable[Selector]) -> Set:
@@ -82,7 +84,7 @@ def fill(before: Remotes | None, wanted: Set, named: tuple[Named, ...]) -> Remot
     if any(bits != WHOLE for _, _, (_, bits) in changes):
         begin, changes = NOTHING, list(differences(wanted, (), named))
     owners, covers = dict(begin.owners), dict(begin.covers)
-    classes, table = dict(begin.classes), dict(begin.table)
+    classes, wide, single = dict(begin.classes), dict(begin.table), dict(begin.addresses)
     for came, owner, prefix in changes:
         held = owners.get(prefix, frozenset())
         owners[prefix] = held | {owner} if came else held - {owner}
@@ -91,7 +93,7 @@ def fill(before: Remotes | None, wanted: Set, named: tuple[Named, ...]) -> Remot
     values: dict[frozenset[Selector], abi.AclRemote] = {}
     for prefix in {prefix: None for _, _, prefix in changes}:
         number, bits = prefix
-        key = abi.AclRemoteKey(prefixlen=abi.REMOTE_PREFIX + bits, remotes=wanted.id, addr=number.to_bytes(16, "big"))
+        table, key = (single if bits == WHOLE else wide), key_of(wanted, number, bits)
         if prefix in covers:
             count(classes, covers.pop(prefix), -1)
             del table[key]
@@ -104,7 +106,15 @@ def fill(before: Remotes | None, wanted: Set, named: tuple[Named, ...]) -> Remot
             rule = min((rules[selector] for selector in selectors if selector in rules), default=0)
             values[selectors] = abi.AclRemote(class_id=class_id(selectors), rule=rule)
         table[key] = values[selectors]
-    return Remotes(named, owners, covers, classes, table)
+    return Remotes(named, owners, covers, classes, wide, single)
+
+
+def key_of(wanted: Set, number: int, bits: int) -> abi.AclAddressKey | abi.AclRemoteKey:
+    """The key of a prefix in the table that it is in."""
+    octets = number.to_bytes(16, "big")
+    if bits == WHOLE:
+        return abi.AclAddressKey(remotes=wanted.id, addr=octets)
+    return abi.AclRemoteKey(prefixlen=abi.REMOTE_PREFIX + bits, remotes=wanted.id, addr=octets)
 
 
 def differences(
@@ -131,9 +141,9 @@ def covering(
     found = [selector for selector, _ in owners[prefix]]
     for length in lengths:
         if length < bits:
-            wide = number >> WHOLE - length << WHOLE - length, length
-            if wide in owners:
-                found += [selector for selector, _ in owners[wide]]
+            wider = number >> WHOLE - length << WHOLE - length, length
+            if wider in owners:
+                found += [selector for selector, _ in owners[wider]]
     return frozenset(found)
 
 

@@ -179,11 +179,13 @@ def test_a_table_that_is_full_keeps_what_was(
     asked = twin(network("blue"), group("any", *ANY), group("crowd"), server, a, b)
     arrival = sent("a", packet.udp(a, b, 1, 2))
     assert asked.thrice(arrival).reason == Reason.NONE
-    table = host.datapath.maps["hr_acl_remotes"]
-    monkeypatch.setattr(table, "max_entries", len(host.desired["hr_acl_remotes"]) + 9)
+    table = host.datapath.maps["hr_acl_addresses"]
+    monkeypatch.setattr(table, "max_entries", len(host.desired["hr_acl_addresses"]) + 9)
     before, tables = asked.state, {name: dict(host.datapath.read(name)) for name in ORDER}
     many = [port(f"m{number}", "blue", number, "any", host="h2") for number in range(10, 20)]
-    with pytest.raises(DatapathError, match="hr_acl_remotes has room for 10 entries, 1 are in use and 10 more wanted"):
+    with pytest.raises(
+        DatapathError, match="hr_acl_addresses has room for 10 entries, 1 are in use and 10 more wanted"
+    ):
         host.apply(State.of((*before.all(), *many)))
     assert {name: dict(host.datapath.read(name)) for name in ORDER} == tables
     assert host.apply(before) == 0

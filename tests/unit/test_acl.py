@@ -47,7 +47,10 @@ def decide(tables: Tables, policy: int, direction: int, remote: str, proto: int,
     if not by_service or by_service.rule:
         return int(by_service.rule) if by_service else 0
     remote_key = abi.AclRemoteKey(prefixlen=224, remotes=by_service.remotes, addr=address_octets(address))
-    by_remote = lookup(tables["hr_acl_remotes"], remote_key.pack(), 224) if by_service.remotes else None
+    address_key = abi.AclAddressKey(remotes=by_service.remotes, addr=address_octets(address))
+    by_remote: Any = tables["hr_acl_addresses"].get(address_key)
+    if not by_remote and by_service.remotes:
+        by_remote = lookup(tables["hr_acl_remotes"], remote_key.pack(), 224)
     if not by_remote:
         return 0
     if by_remote.rule:

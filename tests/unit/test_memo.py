@@ -139,7 +139,7 @@ def test_one_member_more_or_less_is_as_many_writes_in_any_crowd(count: int) -> N
     joined = member(count)
     two = compile_parts(view(State.of((*before, joined)), index, memo))
     delta = Delta(flat(one), two, one)
-    assert entries(delta) == {"hr_acl_remotes": 2, "hr_neighbours": 2, "hr_fdbs": 1}
+    assert entries(delta) == {"hr_acl_addresses": 2, "hr_neighbours": 2, "hr_fdbs": 1}
     assert not delta.epochs
     three = compile_parts(view(State.of(before), index, memo))
     back = Delta(flat(two), three, two)
@@ -153,7 +153,7 @@ def test_a_member_that_only_joins_is_one_write_for_each_address() -> None:
     outside = msgspec.structs.replace(member(0), security_groups=())
     one = compile_parts(view(State.of((*before, outside)), index, memo))
     two = compile_parts(view(State.of(before), index, memo))
-    assert entries(Delta(flat(one), two, one)) == {"hr_acl_remotes": 2}
+    assert entries(Delta(flat(one), two, one)) == {"hr_acl_addresses": 2}
 
 
 def test_a_rule_more_does_not_write_the_members_again() -> None:
@@ -166,7 +166,7 @@ def test_a_rule_more_does_not_write_the_members_again() -> None:
     )
     two = compile_parts(view(State.of((*before, server)), index, memo))
     written = entries(Delta(flat(one), two, one))
-    assert "hr_acl_remotes" not in written
+    assert "hr_acl_addresses" not in written
     assert sum(written.values()) < 10
 
 
@@ -174,15 +174,15 @@ def test_policies_that_speak_of_the_same_group_share_its_members() -> None:
     before = crowd(100)
     other = world.group("other", world.rule("o", "ingress", 17, 53, remote_group="crowd"))
     tables = compile_tables(view(State.of((*before, other, world.port("q", "blue", 2, "other"))), Counting()))
-    assert len(tables["hr_acl_remotes"]) == 200
+    assert len(tables["hr_acl_addresses"]) == 200
 
 
 def test_a_table_that_is_full_is_said_before_anything_is_written() -> None:
     index = Counting()
     one, two = (compile_parts(view(State.of(crowd(count)), index)) for count in (10, 20))
     Delta(flat(one), two).fit(ROOM)
-    with pytest.raises(DatapathError, match=r"hr_acl_remotes has room for 30 entries, 20 are in use and 20 more"):
-        Delta(flat(one), two).fit(ROOM | {"hr_acl_remotes": 30})
+    with pytest.raises(DatapathError, match=r"hr_acl_addresses has room for 30 entries, 20 are in use and 20 more"):
+        Delta(flat(one), two).fit(ROOM | {"hr_acl_addresses": 30})
 
 
 def test_rules_that_did_not_change_are_the_same_objects() -> None:

@@ -430,7 +430,7 @@ struct hr_conclusion {
 	__u32 ifindex; /* where it was sent, 0: nowhere */
 	__u32 replayed; /* 1: by a flow entry */
 	struct hr_flow_key key;
-	__u32 pad;
+	__u32 copies; /* of a flooded frame */
 	struct hr_conn_rule rule;
 };
 

@@ -62,6 +62,8 @@ static __always_inline void hr_replay_done(struct hr_replay *replay, const struc
 {
 	bool reply = replay->flow.flags & HR_FLOW_REPLY;
 
+	if (hr_dry)
+		return;
 	hr_go_on(replay->conn, packet, reply);
 	hr_count_connection(&replay->conn->counter[reply], weight, now);
 }

@@ -177,4 +177,60 @@ static __always_inline int hr_room(__u32 port, __u32 *index)
 	return HR_REASON_TABLE_FULL;
 }
 
+/* As hr_evict_one, of the nth that is remembered, but it stays. */
+static long hr_would_evict_one(__u32 step, struct hr_eviction *eviction)
+{
+	__u32 port = eviction->port, head, tail, slot, index;
+	struct hr_half_open *ring = bpf_map_lookup_elem(&hr_half_open, &port);
+	struct hr_conn *conn;
+	__u64 id;
+
+	if (!ring)
+		return 1;
+	tail = READ_ONCE(ring->tail);
+	barrier();
+	head = READ_ONCE(ring->head);
+	slot = (head - tail > HR_HALF_OPEN ? head - HR_HALF_OPEN : tail) + step;
+	if (slot == head)
+		return 1;
+	HR_BOUND(slot, HR_HALF_OPEN);
+	index = READ_ONCE(ring->conn[slot]);
+	conn = bpf_map_lookup_elem(&hr_conns, &index);
+	if (!conn)
+		return 0;
+	id = READ_ONCE(conn->id);
+	eviction->done = id && !(id & HR_CONN_DEAD) && conn->port == port && hr_dispensable(READ_ONCE(conn->state)) &&
+			 READ_ONCE(conn->timeout) != HR_CUT_TIMEOUT;
+	return eviction->done;
+}
+
+static __noinline int hr_would_evict(__u32 port)
+{
+	struct hr_eviction eviction = { .port = port };
+
+	bpf_loop(HR_EVICT_TRIES, hr_would_evict_one, &eviction, 0);
+	return eviction.done;
+}
+
+/* As hr_room, but nothing is taken and nobody gives way. */
+static __always_inline int hr_room_left(__u32 port)
+{
+	struct hr_conn_count *count = bpf_map_lookup_elem(&hr_conn_counts, &port);
+	__u64 *hog = hr_cursor(HR_CURSOR_HOG), *used = hr_cursor(HR_CURSOR_USED);
+	__u32 zero = 0;
+	struct hr_config *config = bpf_map_lookup_elem(&hr_configs, &zero);
+	bool quota;
+
+	if (!count || !config || !hog || !used)
+		return HR_REASON_QUOTA;
+	quota = !config->quota || READ_ONCE(count->live) < config->quota;
+	if ((quota && READ_ONCE(*used) < hr_connections) || hr_would_evict(port))
+		return HR_REASON_NONE;
+	if (!quota)
+		return HR_REASON_QUOTA;
+	if (hr_would_evict(READ_ONCE(*hog)))
+		return HR_REASON_NONE;
+	return HR_REASON_TABLE_FULL;
+}
+
 #endif

@@ -7,6 +7,7 @@
 #ifndef HR_SAMPLE_H
 #define HR_SAMPLE_H
 
+#include "dry.h"
 #include "maps.h"
 
 /* A drop as its sample will tell it; see struct hr_sample. */
@@ -88,7 +89,7 @@ static __always_inline bool hr_watched(void)
 	__u32 zero = 0;
 	__u64 *until = bpf_map_lookup_elem(&hr_watched_until, &zero);
 
-	return until && READ_ONCE(*until);
+	return !hr_dry && until && READ_ONCE(*until);
 }
 
 #endif

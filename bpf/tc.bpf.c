@@ -312,7 +312,7 @@ HR_STAGE(hr_stage_track)
 
 static __always_inline int hr_deny(struct __sk_buff *skb, struct hr_walk *walk, int reason)
 {
-	if (reason == HR_REASON_CONNECTION_CUT)
+	if (reason == HR_REASON_CONNECTION_CUT && !hr_dry)
 		hr_cut(walk->conn, walk->conn_id);
 	return hr_drop(skb, walk, reason);
 }

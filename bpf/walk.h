@@ -72,6 +72,7 @@ enum hr_walk_flag {
 	HR_WALK_STRAY = 256, /* a SYN+ACK that answers nothing known */
 	HR_WALK_UNKNOWN = 512, /* the replay found no entry for its key */
 	HR_WALK_PEER = 1024, /* it came from a veth: a super-packet is the kernel's own, and needs no checking */
+	HR_WALK_ROOM = 2048, /* the dry walk: ending the connection that its key has would have made room for another */
 };
 
 struct hr_walk {
@@ -142,10 +143,20 @@ static __always_inline void hr_conclude(__u32 reason, __u32 verdict, __u32 ifind
 	conclusion->verdict = verdict;
 	conclusion->ifindex = ifindex;
 	conclusion->replayed = !rule;
+	conclusion->copies = 0;
 	if (key)
 		conclusion->key = *key;
 	if (rule)
 		conclusion->rule = *rule;
+}
+
+static __always_inline void hr_conclude_copies(__u32 copies)
+{
+	__u32 zero = 0;
+	struct hr_conclusion *conclusion = hr_observe ? bpf_map_lookup_elem(&hr_conclusions, &zero) : NULL;
+
+	if (conclusion)
+		conclusion->copies = copies;
 }
 
 /* It has been counted already. */
@@ -179,6 +190,11 @@ static __always_inline int hr_drop_at(struct __sk_buff *skb, __u32 port, __u32 r
 {
 	int verdict = hr_drop_counted(port, reason);
 
+	if (hr_dry) {
+		struct hr_conn_rule none = {};
+
+		hr_conclude(reason, verdict, 0, NULL, &none);
+	}
 	hr_drop_shown(skb, (struct hr_dropped){ .port = port, .reason = reason, .where = HR_WHERE_NONE });
 	return verdict;
 }

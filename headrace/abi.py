@@ -14,7 +14,7 @@ import msgspec
 
 Octets = TypeVar("Octets", bytes, bytes | bytearray | memoryview)
 
-ABI_HASH = "43cfde1c8515"
+ABI_HASH = "5f112ba1f629"
 """Identifies layouts, values and maps together: two sides that differ in it must not share a map."""
 
 
@@ -998,7 +998,7 @@ class ConnRule(Packed, frozen=True, kw_only=True):
         )
 
 
-_CONCLUSION = struct.Struct("<IIII44s4x16s")
+_CONCLUSION = struct.Struct("<IIII44sI16s")
 
 
 class Conclusion(Packed, frozen=True, kw_only=True):
@@ -1006,9 +1006,9 @@ class Conclusion(Packed, frozen=True, kw_only=True):
 
     SIZE: ClassVar[int] = 80
     DTYPE: ClassVar[dict[str, Any]] = {
-        "names": ["reason", "verdict", "ifindex", "replayed", "key", "rule"],
-        "formats": ["<u4", "<u4", "<u4", "<u4", FlowKey.DTYPE, ConnRule.DTYPE],
-        "offsets": [0, 4, 8, 12, 16, 64],
+        "names": ["reason", "verdict", "ifindex", "replayed", "key", "copies", "rule"],
+        "formats": ["<u4", "<u4", "<u4", "<u4", FlowKey.DTYPE, "<u4", ConnRule.DTYPE],
+        "offsets": [0, 4, 8, 12, 16, 60, 64],
         "itemsize": 80,
     }
 
@@ -1021,6 +1021,8 @@ class Conclusion(Packed, frozen=True, kw_only=True):
     replayed: int = 0
     """1: by a flow entry"""
     key: FlowKey = FlowKey()
+    copies: int = 0
+    """of a flooded frame"""
     rule: ConnRule = ConnRule()
 
     def pack(self) -> bytes:
@@ -1030,6 +1032,7 @@ class Conclusion(Packed, frozen=True, kw_only=True):
             self.ifindex,
             self.replayed,
             self.key.pack(),
+            self.copies,
             self.rule.pack(),
         )
 
@@ -1042,7 +1045,8 @@ class Conclusion(Packed, frozen=True, kw_only=True):
             ifindex=v[2],
             replayed=v[3],
             key=FlowKey.unpack(v[4]),
-            rule=ConnRule.unpack(v[5]),
+            copies=v[5],
+            rule=ConnRule.unpack(v[6]),
         )
 
 

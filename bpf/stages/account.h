@@ -3,6 +3,7 @@
 #ifndef HR_STAGES_ACCOUNT_H
 #define HR_STAGES_ACCOUNT_H
 
+#include "dry.h"
 #include "maps.h"
 
 /* How a frame counts: a super-packet as the segments it stands for. */
@@ -27,6 +28,8 @@ static __always_inline struct hr_weight hr_weigh(__u32 length, __u32 header, __u
 
 static __always_inline void hr_count_connection(struct hr_conn_counter *counter, struct hr_weight weight, __u64 now)
 {
+	if (hr_dry)
+		return;
 	__sync_fetch_and_add(&counter->packets, weight.packets);
 	__sync_fetch_and_add(&counter->octets, weight.octets);
 	if (counter->seen != now)
@@ -35,6 +38,8 @@ static __always_inline void hr_count_connection(struct hr_conn_counter *counter,
 
 static __always_inline void hr_count(struct hr_counter *counter, struct hr_weight weight)
 {
+	if (hr_dry)
+		return;
 	counter->packets += weight.packets;
 	counter->octets += weight.octets;
 }
@@ -69,7 +74,7 @@ static __always_inline void hr_count_reason(__u32 port, __u32 reason)
 	__u32 slot = port * HR_REASONS + reason;
 	__u64 *count = bpf_map_lookup_elem(&hr_reasons, &slot);
 
-	if (count)
+	if (count && !hr_dry)
 		*count += 1;
 }
 

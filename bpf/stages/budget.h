@@ -6,6 +6,7 @@
 #ifndef HR_STAGES_BUDGET_H
 #define HR_STAGES_BUDGET_H
 
+#include "dry.h"
 #include "maps.h"
 
 #define HR_BUDGET_COST (1000000000ULL / 20000) /* ns that earn one walk */
@@ -16,7 +17,7 @@ static __always_inline void hr_budget_charge(__u32 port, __u32 walks)
 	__u64 *spent = bpf_map_lookup_elem(&hr_budgets, &port), now = hr_now();
 	__u64 cost = walks * HR_BUDGET_COST, before;
 
-	if (!port || !spent)
+	if (hr_dry || !port || !spent)
 		return;
 	before = READ_ONCE(*spent);
 	if (before >= now || __sync_val_compare_and_swap(spent, before, now + cost) != before)

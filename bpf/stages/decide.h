@@ -55,6 +55,8 @@ static __always_inline int hr_next_hop(struct __sk_buff *skb, const struct hr_wa
 	__builtin_memcpy(copy->eth_dst, fib.dmac, 6);
 	__builtin_memcpy(copy->eth_src, fib.smac, 6);
 	copy->state = HR_ADJACENCY_RESOLVED;
+	if (hr_dry)
+		return HR_REASON_NONE;
 	if (adjacency->state == HR_ADJACENCY_RESOLVED && adjacency->ifindex == copy->ifindex && adjacency->mtu == mtu &&
 	    hr_mac_equal(adjacency->eth_dst, copy->eth_dst) && hr_mac_equal(adjacency->eth_src, copy->eth_src))
 		return HR_REASON_NONE;
@@ -344,18 +346,34 @@ static __always_inline void hr_clamp(struct __sk_buff *skb, const struct hr_walk
 		hr_mss_clamp(skb, &walk->packet, walk->mtu > headers ? walk->mtu - headers : 0);
 }
 
+/* What hr_connect would find, but for races. */
+static __always_inline int hr_could_connect(const struct hr_walk *walk)
+{
+	if (walk->flags & HR_WALK_ROOM)
+		return HR_REASON_NONE;
+	return hr_room_left(walk->from_port ? walk->from_port : walk->to_port);
+}
+
+/* Keep the decision, with the packet's connection. */
+static __always_inline int hr_keep(struct hr_walk *walk, __u32 out)
+{
+	if (walk->flags & HR_WALK_UNTRACKED)
+		return HR_REASON_NONE;
+	if (hr_dry)
+		return walk->flags & HR_WALK_FOUND ? HR_REASON_NONE : hr_could_connect(walk);
+	hr_decision(walk, out);
+	return walk->flags & HR_WALK_FOUND ? hr_redecide(walk) : hr_connect(walk);
+}
+
 static __always_inline int hr_decide(struct __sk_buff *skb, struct hr_walk *walk)
 {
 	__u32 out = walk->out;
 	struct hr_port *port;
 	int reason;
 
-	if (!(walk->flags & HR_WALK_UNTRACKED)) {
-		hr_decision(walk, out);
-		reason = walk->flags & HR_WALK_FOUND ? hr_redecide(walk) : hr_connect(walk);
-		if (reason)
-			return hr_drop(skb, walk, reason);
-	}
+	reason = hr_keep(walk, out);
+	if (reason)
+		return hr_drop(skb, walk, reason);
 	if (walk->from_port) {
 		hr_count_from_port(walk->from_port, walk->weight);
 		if (walk->packet.key.proto == IPPROTO_TCP && walk->packet.tcp_flags & HR_TCP_SYN)

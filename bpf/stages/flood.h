@@ -49,7 +49,7 @@ static long hr_flood_port(__u32 slot, struct hr_flooding *flooding)
 	}
 	flooding->skb->mark = HR_MARK;
 	flooding->copies++;
-	if (!bpf_clone_redirect(flooding->skb, port->ifindex, 0))
+	if (!hr_dry && !bpf_clone_redirect(flooding->skb, port->ifindex, 0))
 		hr_count_to_port(index, walk->weight);
 	return 0;
 }
@@ -105,7 +105,8 @@ static long hr_flood_vtep(__u32 slot, struct hr_flooding *flooding)
 	}
 	flooding->pushed = walk->outer = flooding->round;
 	flooding->copies++;
-	bpf_clone_redirect(flooding->skb, adjacency->ifindex, 0);
+	if (!hr_dry)
+		bpf_clone_redirect(flooding->skb, adjacency->ifindex, 0);
 	return 0;
 }
 
@@ -126,6 +127,7 @@ static __always_inline int hr_flood(struct __sk_buff *skb, struct hr_walk *walk)
 	}
 	hr_budget_charge(walk->from_port, 1 + flooding.copies);
 	hr_conclude(HR_REASON_FLOODED, TC_ACT_SHOT, 0, &walk->packet.key, &walk->rule);
+	hr_conclude_copies(flooding.copies);
 	return hr_consume(walk->from_port, HR_REASON_FLOODED);
 }
 

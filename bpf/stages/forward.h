@@ -51,7 +51,7 @@ static __always_inline void hr_learn(struct hr_walk *walk)
 	struct hr_fdb_key key = { .segment = walk->segment };
 
 	__builtin_memcpy(key.mac, walk->packet.eth_src, 6);
-	if (!count || bpf_map_lookup_elem(&hr_fdbs, &key))
+	if (hr_dry || !count || bpf_map_lookup_elem(&hr_fdbs, &key))
 		return;
 	known = bpf_map_lookup_elem(&hr_learnt, &key);
 	if (known) {
@@ -89,12 +89,25 @@ static __always_inline void hr_resolve(struct hr_walk *walk)
 	walk->to_epoch = hr_epoch(walk->to_index);
 }
 
+/* As if hr_learn had written what the dry walk was not to: it matters to a frame that is for its own sender's MAC. */
+static __always_inline bool hr_locate_taught(const struct hr_walk *walk, struct hr_place *place)
+{
+	struct hr_fdb_key key = { .segment = walk->segment };
+
+	__builtin_memcpy(key.mac, walk->packet.eth_src, 6);
+	if (!hr_dry || !hr_mac_equal(walk->packet.eth_src, walk->packet.eth_dst) || bpf_map_lookup_elem(&hr_fdbs, &key))
+		return hr_locate(walk->segment, walk->packet.eth_dst, place);
+	place->endpoint = walk->from_port ? walk->from_port : walk->vtep_endpoint;
+	place->vtep = walk->vtep;
+	return true;
+}
+
 static __always_inline int hr_forward(struct hr_walk *walk)
 {
 	struct hr_place place = {};
 	struct hr_port *port;
 
-	if (!hr_locate(walk->segment, walk->packet.eth_dst, &place))
+	if (!hr_locate_taught(walk, &place))
 		return HR_REASON_UNKNOWN_MAC;
 	if (place.vtep && walk->flags & HR_WALK_TUNNEL)
 		return HR_REASON_TUNNEL_LOOP;

@@ -136,6 +136,8 @@ static __always_inline int hr_punt(struct __sk_buff *skb, struct hr_walk *walk, 
 
 	if (!hr_puntable(&walk->packet, port))
 		return 0;
+	if (hr_dry)
+		return HR_REASON_PUNTED;
 	punt = bpf_ringbuf_reserve(&hr_punts, sizeof(*punt), 0);
 	if (!punt)
 		return HR_REASON_BUSY;

@@ -38,7 +38,7 @@ static __always_inline void hr_fragment_keep(const struct hr_walk *walk, const s
 	__u32 *head = bpf_map_lookup_elem(&hr_fragment_heads, &slot.port);
 	struct hr_fragment_key *oldest;
 
-	if (!bpf_map_update_elem(&hr_fragments, key, first, BPF_EXIST) || !head)
+	if (hr_dry || !bpf_map_update_elem(&hr_fragments, key, first, BPF_EXIST) || !head)
 		return;
 	slot.slot = __sync_fetch_and_add(head, 1) % HR_FRAGMENTS_PORT;
 	oldest = bpf_map_lookup_elem(&hr_fragment_slots, &slot);
@@ -64,7 +64,7 @@ static __always_inline int hr_track_fragment(struct hr_walk *walk)
 	__builtin_memcpy(key.saddr, packet->key.saddr, 32);
 	if (packet->fragment == HR_FRAGMENT_FIRST) {
 		__builtin_memset(&first, 0, sizeof(first));
-		first.first = first.last = hr_conn_new_id();
+		first.first = first.last = hr_dry ? 0 : hr_conn_new_id();
 		first.sport = packet->key.sport;
 		first.dport = packet->key.dport;
 		first.first_length = packet->l3 + packet->ip_length - packet->part;
@@ -158,6 +158,16 @@ static __always_inline bool hr_tracks_now(const struct hr_walk *walk)
 	return (from && from->flags & HR_PORT_STATEFUL) || (to && to->flags & HR_PORT_STATEFUL);
 }
 
+/* End the finished connection that the packet's key has. False: somebody else is at it. */
+static __always_inline bool hr_track_end(struct hr_walk *walk, const struct hr_conn *conn, __u32 index, __u64 id)
+{
+	if (!hr_dry)
+		return hr_retire(index, id);
+	if (conn->port == (walk->from_port ? walk->from_port : walk->to_port))
+		walk->flags |= HR_WALK_ROOM;
+	return true;
+}
+
 /* Find the live connection that a key belongs to; fills walk->conn, original, flags. */
 static __always_inline int hr_track_find(struct hr_walk *walk, const struct hr_flow_key *key, bool related)
 {
@@ -172,14 +182,14 @@ static __always_inline int hr_track_find(struct hr_walk *walk, const struct hr_f
 	if (!conn)
 		return HR_REASON_INTERNAL;
 	if (READ_ONCE(conn->id) != flow.conn_id)
-		return hr_flow_orphan(key, flow.conn_id) ? HR_REASON_NONE : HR_REASON_BUSY;
+		return hr_dry || hr_flow_orphan(key, flow.conn_id) ? HR_REASON_NONE : HR_REASON_BUSY;
 	if (!hr_key_equal(&conn->key[flow.flags & HR_FLOW_REPLY ? 1 : 0], key))
 		return HR_REASON_BUSY; /* the element has just been given to another key */
 	if (conn->state == HR_STATE_STATELESS && hr_tracks_now(walk))
 		return HR_REASON_NONE; /* decided when nobody tracked; a new connection takes its keys */
 	if (hr_expired(conn, hr_now(), 0) ||
 	    (!related && key->proto == IPPROTO_TCP && hr_tcp_reopens(conn->state, walk->packet.tcp_flags)))
-		return hr_retire(flow.conn, flow.conn_id) ? HR_REASON_NONE : HR_REASON_BUSY;
+		return hr_track_end(walk, conn, flow.conn, flow.conn_id) ? HR_REASON_NONE : HR_REASON_BUSY;
 	if (!related && walk->packet.tcp_flags & HR_TCP_RST &&
 	    hr_tcp_judge_reset(conn, &walk->packet, flow.flags & HR_FLOW_REPLY) == HR_TCP_REFUSED)
 		return HR_REASON_TCP_WINDOW;

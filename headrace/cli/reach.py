@@ -61,8 +61,8 @@ def reaching(function: Function) -> Function:
         help="Where ca.crt, client.crt and client.key are.",
     )
     @functools.wraps(function)
-    def command(url: str, certificates: str, **options: Any) -> Any:
-        return function(Reach(url, certificates), **options)
+    def command(*given: Any, url: str, certificates: str, **options: Any) -> Any:
+        return function(*given, Reach(url, certificates), **options)
 
     return command  # type: ignore[return-value]
 

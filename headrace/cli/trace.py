@@ -1,4 +1,8 @@
-"""``headrace trace``: what would happen to a packet, stage by stage, from desired state alone. Needs no root."""
+"""``headrace trace``: what would happen to a packet, stage by stage.
+
+By the oracle, from desired state alone, and without root; with root on a host that the packet passes, also by the real
+programs on that host's tables, and from what it remembers.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,20 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from headrace.cli.local import Local, on_this_host
 from headrace.cli.output import output_option, show_json
 from headrace.cli.reach import Reach, reaching
 
 if TYPE_CHECKING:
+    from headrace.cli.trace_live import Answer
     from headrace.controller.client import Client
     from headrace.datapath.journey import Hop, Journey
     from headrace.model import State
 
 DROPPED = 2
 """Exit status of a packet that nobody gets."""
+DIFFERENT = 3
+"""Exit status where the oracle and the programs differ."""
 
 
 @click.command()
@@ -28,8 +36,10 @@ DROPPED = 2
 @click.option("--gso-size", type=click.IntRange(0, 65535), default=0, help="Octets a segment, if it is a super-packet.")
 @click.option("--state", "file", type=click.File("rb"), help="Desired state from YAML, not from the controller.")
 @output_option
+@on_this_host
 @reaching
 def trace(
+    local: Local,
     reach: Reach,
     packet: tuple[str, ...],
     name: str,
@@ -47,13 +57,16 @@ def trace(
     icmp 10.0.0.5 > 10.0.0.9 echo              ip 10.0.0.5 > 10.0.0.9 proto 47
     arp who-has 10.0.0.9 tell 10.0.0.5         ns fd00::9 from fd00::5
 
-    It is judged as the first packet of its flow, on hosts that remember nothing. Exit status: 0 if anybody gets it,
-    2 if it is dropped.
+    It is judged as the first packet of its flow, on hosts that remember nothing. With root on a host of its way, that
+    host's memory counts, and its real programs are asked too, without a trace in any table: what they conclude,
+    whether a flow entry replays it, and - loudly - where they and the oracle differ.
+
+    Exit status: 0 if anybody gets it, 2 if it is dropped, 3 if oracle and programs differ.
     """
     from headrace.cli.trace_advice import advice
+    from headrace.cli.trace_live import ask_along, live
     from headrace.cli.trace_packet import find_port, frame_of
     from headrace.datapath.decision import Arrival
-    from headrace.datapath.journey import follow
     from headrace.errors import InvalidInput
 
     if bool(packet) == bool(octets):
@@ -64,12 +77,15 @@ def trace(
         frame = unhex(octets)
     else:
         frame = frame_of(state, port, " ".join(packet), from_mac=lower(from_mac), to_mac=lower(to_mac))
-    journey = follow(state, Arrival(port=port.id, frame=frame, gso_size=gso_size))
+    with live(local, state) as asked:
+        journey, answers = ask_along(state, Arrival(port=port.id, frame=frame, gso_size=gso_size), asked)
     lines = advice(state, journey)
     if output == "json":
-        show_json(as_json(journey, lines))
+        show_json(as_json(journey, lines, answers))
     else:
-        show(state, journey, lines)
+        show(state, journey, lines, answers)
+    if any(answer.unlike for answer in answers.values()):
+        sys.exit(DIFFERENT)
     sys.exit(0 if journey.arrives else DROPPED)
 
 
@@ -111,7 +127,7 @@ def lower(text: str | None) -> str | None:
     return text and text.lower()
 
 
-def show(state: State, journey: Journey, lines: list[str]) -> None:
+def show(state: State, journey: Journey, lines: list[str], answers: dict[str, Answer]) -> None:
     """A line a step, a paragraph a host, then how it ends."""
     from headrace.cli.trace_advice import rule_words
 
@@ -120,9 +136,30 @@ def show(state: State, journey: Journey, lines: list[str]) -> None:
         for step in hop.decision.steps:
             words = rule_words(state, step.rule)
             click.echo(f"  {step.stage:<15} {step.text}{f' ({words})' if words else ''}")
+        if (answer := answers.get(hop.host)) is not None:
+            click.echo(f"  {'real programs':<15} {spoken(state, answer)}")
+            for line in answer.unlike:
+                click.secho(f"  DISAGREEMENT    {line}", fg="red", bold=True)
     click.secho(end(state, journey), fg="green" if journey.arrives else "red")
     for line in lines:
         click.echo(line)
+
+
+def spoken(state: State, answer: Answer) -> str:
+    """What the programs concluded, in a line."""
+    from headrace.abi import Reason
+    from headrace.cli.trace_advice import rule_words
+
+    told = answer.reason.name
+    if answer.reason == Reason.NONE:
+        port = state.ports.get(answer.to or "")
+        to = port.label() if port else answer.to
+        told = f"to {to}, {'replayed by a flow entry' if answer.replayed else 'by the walk'}"
+    if answer.reason == Reason.FLOODED:
+        told = f"{answer.copies} copies"
+    rules = dict.fromkeys(rule for rule in (answer.rule_from, answer.rule_to) if rule != "NONE")
+    told += "".join(f"; {rule_words(state, rule)}" for rule in rules)
+    return told if answer.same_build else f"{told} (of this command's build; another one runs here)"
 
 
 def end(state: State, journey: Journey) -> str:
@@ -139,18 +176,20 @@ def end(state: State, journey: Journey) -> str:
     return f"dropped on host {journey.hops[-1].host}: {reason.name}, {reason.doc}"
 
 
-def as_json(journey: Journey, lines: list[str]) -> dict[str, Any]:
+def as_json(journey: Journey, lines: list[str], answers: dict[str, Answer]) -> dict[str, Any]:
     return {
         "frame": journey.hops[0].arrival.frame.hex(),
         "delivered": journey.arrives,
         "receivers": journey.receivers,
         "reason": journey.reason.name,
         "advice": lines,
-        "hops": [hop_json(hop) for hop in journey.hops],
+        "hops": [hop_json(hop, answers.get(hop.host)) for hop in journey.hops],
     }
 
 
-def hop_json(hop: Hop) -> dict[str, Any]:
+def hop_json(hop: Hop, answer: Answer | None) -> dict[str, Any]:
+    import msgspec
+
     decision = hop.decision
     return {
         "host": hop.host,
@@ -165,5 +204,6 @@ def hop_json(hop: Hop) -> dict[str, Any]:
             for out in decision.outputs
         ],
         "refused": [{"port": refusal.port, "reason": refusal.reason.name} for refusal in decision.refused],
+        "datapath": None if answer is None else msgspec.structs.asdict(answer) | {"reason": answer.reason.name},
         "steps": [{"stage": step.stage, "text": step.text, "rule": step.rule} for step in decision.steps],
     }

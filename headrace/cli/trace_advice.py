@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 from headrace.abi import Reason
-from headrace.datapath.decision import Key
+from headrace.datapath.decision import RULE_ESTABLISHED, Key
 from headrace.datapath.journey import Hop, Journey
 from headrace.datapath.packet import ICMP, ICMPV6, SCTP, TCP, UDP, carries_ports, is_icmp, mac
 from headrace.model import Port, Rule, State
@@ -18,6 +18,10 @@ def advice(state: State, journey: Journey) -> list[str]:
     """A line for each cause that something could be done about; nothing for a packet that arrives."""
     if journey.arrives:
         return []
+    first, last = journey.hops[0], journey.hops[-1]
+    if first.decision.rule_from == RULE_ESTABLISHED and last is not first:
+        told = f"a reply of a connection that host {first.host} remembers"
+        return [f"this is {told}; whether host {last.host} does too, only a trace of its first packet there can tell"]
     lines = []
     for hop in journey.hops:
         for port, reason in denials(hop):

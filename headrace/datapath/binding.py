@@ -41,6 +41,7 @@ struct bpf_map *bpf_object__next_map(const struct bpf_object *obj, const struct 
 struct bpf_program *bpf_object__next_program(const struct bpf_object *obj, struct bpf_program *prog);
 const char *bpf_map__name(const struct bpf_map *map);
 int bpf_map__fd(const struct bpf_map *map);
+int bpf_map__set_pin_path(struct bpf_map *map, const char *path);
 int bpf_map__set_max_entries(struct bpf_map *map, __u32 max_entries);
 void *bpf_map__initial_value(struct bpf_map *map, size_t *psize);
 const char *bpf_program__name(const struct bpf_program *prog);

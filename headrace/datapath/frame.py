@@ -22,6 +22,8 @@ BROADCAST = "ff:ff:ff:ff:ff:ff"
 HOP_LIMIT = 64
 SOLICITED_OVERRIDE = 0x60000000
 WINDOW = 65535
+VXLAN, VXLAN_SOURCE = 4789, 49152
+"""UDP ports of a tunnel."""
 
 
 def octets(mac: str) -> bytes:
@@ -112,6 +114,20 @@ def multicast_mac(address: IpAddress) -> str:
     if address.version == 4:
         return (b"\x01\x00\x5e" + bytes([address.packed[1] & 0x7F]) + address.packed[2:]).hex(":")
     return (b"\x33\x33" + address.packed[12:]).hex(":")
+
+
+def tunnel(source: str, destination: bytes, vni: int, inner: bytes) -> bytes:
+    """A frame of the underlay between two VTEPs (RFC 7348), its UDP checksum zero (RFC 6935), without MACs.
+
+    ``destination``: 4 octets, or 16 in which IPv4 is ::ffff:a.b.c.d.
+    """
+    sender, receiver = ipaddress.ip_address(source), ipaddress.ip_address(destination)
+    if isinstance(receiver, ipaddress.IPv6Address):
+        receiver = receiver.ipv4_mapped or receiver
+    vxlan = struct.pack("!II", 8 << 24, vni << 8) + inner
+    segment = struct.pack("!HHHH", VXLAN_SOURCE, VXLAN, 8 + len(vxlan), 0) + vxlan
+    ethertype, packet = ip(sender, receiver, UDP, segment)
+    return bytes(12) + struct.pack("!H", ethertype) + packet
 
 
 def with_checksum(segment: bytes, offset: int, value: int) -> bytes:

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -76,6 +76,11 @@ class Program:
     def from_pin(cls, path: Path) -> Self:
         """The program pinned at ``path``; the caller closes it."""
         return cls(get_pinned(path, "program"), path.name, owned=True)
+
+    @classmethod
+    def by_id(cls, number: int) -> Self:
+        """A loaded program by the kernel's id; the caller closes it."""
+        return cls(check(lib.bpf_prog_get_fd_by_id(number), f"program {number}"), owned=True)
 
     def close(self) -> None:
         """Give back the descriptor when it is ours."""
@@ -164,8 +169,12 @@ class Object:
         rodata: Mapping[str, int | bytes] | None = None,
         map_sizes: Mapping[str, int] | None = None,
         pin_dir: Path | None = None,
+        unpinned: Collection[str] = (),
     ) -> Self:
-        """Read ``path``, set its ``const volatile`` globals and its maps' ``max_entries``. Nothing is loaded yet."""
+        """Read ``path``, set its ``const volatile`` globals and its maps' ``max_entries``. Nothing is loaded yet.
+
+        ``unpinned``: maps that stay this object's own, though they are declared to be shared by their pins.
+        """
         options = ffi.new("struct bpf_object_open_opts *", {"sz": ffi.sizeof("struct bpf_object_open_opts")})
         root = None
         if pin_dir is not None:
@@ -182,6 +191,9 @@ class Object:
                 if table == ffi.NULL:
                     raise DatapathError(f"{path.name} has no map {name} to give a size")
                 check(lib.bpf_map__set_max_entries(table, entries), f"size of map {name} in {path.name}")
+            for name in unpinned:
+                table = lib.bpf_object__find_map_by_name(handle, name.encode())
+                check(lib.bpf_map__set_pin_path(table, ffi.NULL), f"pin of map {name} in {path.name}")
         except BaseException:
             opened.close()
             raise

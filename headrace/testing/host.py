@@ -21,6 +21,7 @@ from headrace import abi
 from headrace.abi import Reason, State
 from headrace.datapath.bpf import Datapath, Sizes
 from headrace.datapath.decision import RULE_NONE, Arrival, Output, Refusal
+from headrace.datapath.dry import Dry, Outcome
 from headrace.datapath.libbpf import Object, Program
 from headrace.datapath.ringbuf import RingBuffer
 from headrace.model import State as Desired
@@ -91,6 +92,7 @@ class PacketHost:
                 Datapath(self.stand.bpffs() / "headrace", Sizes(connections=CONNECTIONS), observe=True)
             )
             self.memory = Memory(self.datapath, self.ports)
+            self._dry = guard.enter_context(Dry(self.datapath))
             prelude = compile_bpf(PRELUDE, self.stand.directory, "prelude")
             self._prelude = guard.enter_context(Object.open(prelude).load())
             for which, name in enumerate(("hr_from_port", "hr_from_uplink")):
@@ -181,6 +183,15 @@ class PacketHost:
         after = self._before = self.counts()
         counts = Counts(reasons=after.reasons - before.reasons, traffic=after.traffic - before.traffic)
         return self._explain(observed, conclusion, counts, arrival)
+
+    def ask(self, arrival: Arrival) -> Outcome | None:
+        """What the dry programs say would happen; None of what they cannot be asked. Short frames are padded."""
+        frame = self.outer(arrival).ljust(SHORTEST, b"\0")
+        if arrival.vlan is not None:
+            return None
+        run = self._dry.from_uplink if arrival.port is None else self._dry.from_port
+        with self.stand.inside():
+            return run(frame, self.entrance(arrival), arrival.gso_size)
 
     def outer(self, arrival: Arrival) -> bytes:
         """The frame as it enters: by tunnel with outer headers to the VTEP of ours that has the sender's family."""

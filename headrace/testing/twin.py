@@ -19,11 +19,12 @@ from msgspec.structs import replace
 from headrace.abi import Reason
 from headrace.datapath.connection import CUT_TIMEOUT, Connection, Connections
 from headrace.datapath.decision import RULE_ESTABLISHED, Arrival, Decision, Key, Output
+from headrace.datapath.dry import Outcome
 from headrace.datapath.oracle import Surroundings, decide
 from headrace.datapath.oracle_tcp import TcpSide
 from headrace.datapath.packet import TCP
 from headrace.model import State as Desired
-from headrace.testing.host import PacketHost
+from headrace.testing.host import SHORTEST, PacketHost
 from headrace.testing.observation import Counts, Hook, Observed, take_off
 from headrace.testing.pause import Pauser
 
@@ -108,10 +109,15 @@ class Twin:
 
     def run(self, arrival: Arrival, hook: Hook = "tc") -> Observed:
         """Ask both; raises AssertionError with the oracle's steps where they differ."""
+        foretold = self.host.ask(arrival)
         self.decision = decide(self.state, self.name, self.memory, arrival, self.now, self.surroundings)
         observed = self.host.run(arrival, hook)
         self.seen[observed.reason, observed.hook, observed.replayed] += 1
         differences = list(self._differences(arrival, observed))
+        # Asked about a later fragment, the dry programs now and then miss its first: docs/architecture.md, "Ideal".
+        told = foretold is not None and foretold.reason != Reason.FRAGMENT_ORPHAN
+        if foretold is not None and told and not self._padding_matters(arrival):
+            differences += self._other_than_foretold(foretold, observed)
         if differences:
             raise AssertionError(
                 "\n".join([*differences, "The oracle:", *steps_of(self.decision), f"The programs: {observed}"])
@@ -201,6 +207,30 @@ class Twin:
             if outer.mac != known:
                 found.append(f"next hop towards {outer.destination}: it has {known}, the programs say {outer.mac}")
         return found + self.host.memory.inconsistencies()
+
+    def _padding_matters(self, arrival: Arrival) -> bool:
+        """Whether a frame too short to be asked about is another one when it is padded."""
+        outer = arrival.port is None and arrival.vtep is None
+        return len(arrival.frame) < SHORTEST and (outer or self.decision.reason in ADMITTING)
+
+    def _other_than_foretold(self, foretold: Outcome, observed: Observed) -> list[str]:
+        """What the dry programs said differently a moment ago."""
+        frames = [one.frame for one in observed.outputs]
+        tunnelled = bool(observed.outer) and not foretold.reason
+        left = take_off(foretold.frame).inner if tunnelled else foretold.frame
+        pairs: dict[str, tuple[Any, Any]] = {
+            "reason": (foretold.reason, observed.reason),
+            "passed": (foretold.passed, observed.passed),
+            "copies": (foretold.copies, len(frames) if observed.reason == Reason.FLOODED else 0),
+        }
+        if observed.concluded:
+            pairs["replayed"] = (foretold.replayed, observed.replayed)
+            if not observed.replayed:
+                rules = (self.host.rule_name(foretold.rule.from_side), self.host.rule_name(foretold.rule.to_side))
+                pairs["rules"] = (rules, (observed.rule_from, observed.rule_to))
+        if len(frames) == 1 and observed.reason != Reason.FLOODED:
+            pairs["frame"] = (left[: len(frames[0])].hex(), frames[0].hex())  # it was padded if it is short
+        return [f"{what}: foretold {told}, happened {got}" for what, (told, got) in pairs.items() if told != got]
 
     def _expected_counts(self, arrival: Arrival, observed: Observed) -> Counts:
         """The value of every counter, from the decision alone."""

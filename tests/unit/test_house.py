@@ -49,6 +49,7 @@ ONLY_PACKET_TEST = {
     "load": "the verifier's word on every program",
     "libbpf": "the binding that the other packet tests stand on",
     "punt": "respond, where it is the agent that answers",
+    "dry": "that asking leaves every table as it was",
     "sampling": "what every stage's drops show to those who watch",
     "ringbuf": "what programs hand to user space",
     "replay": "what comes before all stages",

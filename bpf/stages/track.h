@@ -80,7 +80,8 @@ static __always_inline int hr_track_fragment(struct hr_walk *walk)
 	known = bpf_map_lookup_elem(&hr_fragments, &key); /* was it the key's, and whole? */
 	if (!known || READ_ONCE(known->first) != first.last || first.first != first.last)
 		return HR_REASON_FRAGMENT_ORPHAN;
-	if (now - first.seen > HR_FRAGMENT_LIFE)
+	/* The coarse clock may step back a little (timekeeping_advance after adjtimex). */
+	if ((__s64)(now - first.seen) > (__s64)HR_FRAGMENT_LIFE)
 		return HR_REASON_FRAGMENT_ORPHAN;
 	if (packet->fragment_offset < first.first_length)
 		return HR_REASON_FRAGMENT_OVERLAP;

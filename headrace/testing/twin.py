@@ -114,9 +114,7 @@ class Twin:
         observed = self.host.run(arrival, hook)
         self.seen[observed.reason, observed.hook, observed.replayed] += 1
         differences = list(self._differences(arrival, observed))
-        # Asked about a later fragment, the dry programs now and then miss its first: docs/architecture.md, "Ideal".
-        told = foretold is not None and foretold.reason != Reason.FRAGMENT_ORPHAN
-        if foretold is not None and told and not self._padding_matters(arrival):
+        if foretold is not None and not self._padding_matters(arrival):
             differences += self._other_than_foretold(foretold, observed)
         if differences:
             raise AssertionError(

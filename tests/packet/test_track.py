@@ -279,6 +279,17 @@ def test_a_first_fragment_is_remembered_for_30_seconds(twin: MakeTwin) -> None:
     assert asked.run(sent("a", later)).reason == Reason.NONE
 
 
+def test_a_first_fragment_outlives_a_clock_that_steps_back(twin: MakeTwin) -> None:
+    asked = twin(*STATE)
+    first, later, *_ = packet.fragments(WHOLE, 8)
+    asked.run(sent("a", first))
+    table = asked.host.datapath.maps["hr_fragments"]
+    for key, value in list(table.items()):
+        known = abi.Fragment.unpack(value)
+        table.update(key, replace(known, seen=known.seen + 10**9).pack())
+    assert asked.run(sent("a", later)).reason == Reason.NONE
+
+
 def test_whose_fragment_it_is(twin: MakeTwin) -> None:
     """Where it came from, addresses, protocol and identification tell, together."""
     asked = twin(*STATE, port("d", "blue", 4, port_security=False))

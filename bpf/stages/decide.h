@@ -144,8 +144,8 @@ static __noinline int hr_insert(const struct hr_walk *walk, bool reply)
 	} else if (hr_same_pair(holder->key, walk->keys) &&
 		   !(holder->state == HR_STATE_STATELESS && walk->flags & (HR_WALK_TRACK_FROM | HR_WALK_TRACK_TO))) {
 		/* Made just now by another CPU - or long ago, and it has lost its other key to a race: then it is of no use. */
-		if (bpf_map_lookup_elem(&hr_flows, other) || hr_now() - holder->created < HR_CONN_SETTLED ||
-		    !hr_retire(index, id))
+		if (bpf_map_lookup_elem(&hr_flows, other) ||
+		    (__s64)(hr_now() - holder->created) < (__s64)HR_CONN_SETTLED || !hr_retire(index, id))
 			return error;
 	} else if (!hr_retire(index, id)) {
 		return error;

@@ -34,10 +34,11 @@ STYLES = {"new": "green", "changed": "yellow", "deleted": "red"}
 @click.command()
 @click.argument("file", type=click.File("rb"))
 @click.option("--prune", is_flag=True, help="Delete what was applied before and is not in FILE.")
+@click.option("--yes", is_flag=True, help="With --prune: also if FILE holds nothing, and all goes that was applied.")
 @click.option("--dry-run", is_flag=True, help="Show what would change; change nothing.")
 @output_option
 @reaching
-def apply(reach: Reach, file: IO[bytes], output: str, *, prune: bool, dry_run: bool) -> None:
+def apply(reach: Reach, file: IO[bytes], output: str, *, prune: bool, yes: bool, dry_run: bool) -> None:
     """Bring desired state in line with a YAML FILE (`-`: standard input), as one transaction.
 
     \b
@@ -48,12 +49,19 @@ def apply(reach: Reach, file: IO[bytes], output: str, *, prune: bool, dry_run: b
 
     Lists: networks, subnets, security_groups, address_groups, hosts, ports. Applying twice changes nothing.
     """
+    from headrace.cli.clash import refuse_clashes
+    from headrace.errors import InvalidInput
     from headrace.model.document import read
 
-    wanted = read(file.read(), getattr(file, "name", "<stdin>"))
+    name = getattr(file, "name", "<stdin>")
+    wanted = read(file.read(), name)
+    if prune and not wanted and not (yes or dry_run):
+        raise InvalidInput(f"{name} holds no object, so --prune would delete all that was applied; add --yes to do so")
 
     async def question(client: Client) -> tuple[list[Change], int | None]:
-        changes = compare(wanted, await stored(client), prune=prune)
+        have = await stored(client)
+        changes = compare(wanted, have, prune=prune)
+        refuse_clashes(wanted, have, {(c.record.type, c.record.id) for c in changes if c.kind == "deleted"})
         records = [change.record for change in changes if change.kind != "unchanged"]
         if dry_run or not records:
             return changes, None

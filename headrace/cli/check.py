@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -25,6 +26,15 @@ def check(config: str | None, output: str) -> None:
     from headrace.agent.readiness import look
 
     findings = [msgspec.structs.asdict(finding) for finding in look(Local(config, None, None).config())]
+    if config is None and not Path(CONFIG).exists():
+        cure = "write it (packaging/agent.toml shows every key), or name another with --config"
+        missing = {
+            "check": "configuration",
+            "state": "warn",
+            "found": f"no {CONFIG}: defaults are judged",
+            "cure": cure,
+        }
+        findings.insert(0, missing)
     show_list(output, COLUMNS, findings, "nothing looked at")
     if any(finding["state"] == "fail" for finding in findings):
         sys.exit(1)

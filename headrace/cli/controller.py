@@ -48,13 +48,15 @@ def controller(ctx: click.Context, config: str | None) -> None:
 def init(directory: Path, names: tuple[str, ...]) -> None:
     """Make the authority, and the certificates of the controller and of its operator.
 
-    Once made, the authority stays; run again, this renews the two certificates.
+    Once made, the authority stays; run again, this renews the two certificates, and the controller keeps its names.
     """
-    from headrace.controller.identity import Authority, expiry
+    from headrace.controller.identity import Authority, Files, expiry, names_in
 
     known = (directory / "ca.key").exists()
     authority = Authority.load(directory) if known else Authority.create(directory)
-    names = tuple(dict.fromkeys([*names, "localhost", "127.0.0.1", "::1", socket.gethostname(), socket.getfqdn()]))
+    own = ("localhost", "127.0.0.1", "::1", socket.gethostname(), socket.getfqdn())
+    earlier = names_in(Files.at(directory, "controller").certificate)
+    names = tuple(dict.fromkeys([*names, *(name for name in earlier if name not in own), *own]))
     files = authority.issue(directory, "controller", "controller", names[0], names)
     authority.issue(directory, "client", "operator", "cli")
     click.echo(f"{directory}: authority {'kept' if known else 'made'}; certificates for the controller and operator")

@@ -78,10 +78,25 @@ def show(reach: Reach, output: str, name: str) -> None:
 
 @host.command("delete")
 @click.argument("names", nargs=-1, required=True)
+@click.option("--force", is_flag=True, help="Although ports are bound there: nobody will reach them.")
 @reaching
-def delete_(reach: Reach, names: tuple[str, ...]) -> None:
+def delete_(reach: Reach, names: tuple[str, ...], *, force: bool) -> None:
     """Forget hosts that are gone for good; one whose agent still runs comes back."""
+    if not force:
+        reach.ask(lambda client: refuse_bound(client, names))
     delete(reach, "host", names)
+
+
+async def refuse_bound(client: Client, names: tuple[str, ...]) -> None:
+    """Raise Conflict naming a port that is bound to one of the hosts."""
+    from headrace.errors import Conflict
+
+    hosts = [(await find(client, "host", name)).id for name in names]
+    for record in (await client.list("port")).items:
+        if record.body and record.body.get("host") in hosts:
+            raise Conflict(
+                f"host {record.body['host']} has ports, port {record.id} for one; move or unbind them, or give --force"
+            )
 
 
 @host.command()

@@ -250,6 +250,19 @@ def unsigned(name: x509.Name, issuer: x509.Name, key: object, days: int) -> x509
     )
 
 
+def names_in(certificate: Path) -> tuple[str, ...]:
+    """The names and addresses that a certificate is for; none where there is no file."""
+    if not certificate.exists():
+        return ()
+    try:
+        found = x509.load_pem_x509_certificate(certificate.read_bytes()).extensions.get_extension_for_class(
+            x509.SubjectAlternativeName
+        )
+    except x509.ExtensionNotFound:
+        return ()
+    return tuple(str(name.value) for name in found.value)
+
+
 def general_name(name: str) -> x509.GeneralName:
     """An address or a DNS name that a server is reached by."""
     try:

@@ -111,6 +111,41 @@ def test_prune_deletes_only_what_was_applied(headrace: Command, url: str) -> Non
     assert "5 new" in headrace("apply", "-", file=YAML).output, "what was deleted can be applied again"
 
 
+def test_an_empty_file_prunes_all_only_if_told_twice(headrace: Command) -> None:
+    headrace("apply", "-", file=YAML)
+    with pytest.raises(InvalidInput, match=r"holds no object, so --prune would delete all .* add --yes"):
+        headrace("apply", "--prune", "-", file="# nothing\n")
+    assert "5 deleted" in headrace("apply", "--prune", "--dry-run", "-", file="").output
+    assert "5 deleted" in headrace("apply", "--prune", "--yes", "-", file="").output
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("mac: 52:54:00:12:34:56", "MAC 52:54:00:12:34:56"),
+        ("mac: 52:54:00:12:34:57, addresses: [10.0.0.1]", "address 10.0.0.1"),
+    ],
+)
+def test_two_ports_with_one_place_are_refused(headrace: Command, body: str, words: str) -> None:
+    headrace("apply", "-", file=YAML)
+    second = f"ports: [{{id: p2, network: blue, {body}}}]"
+    with pytest.raises(InvalidInput, match=rf"port p2 and port web-1 \(p1\) both have {words} on network blue"):
+        headrace("apply", "-", file=second)
+    with pytest.raises(InvalidInput, match="both have"):
+        headrace("apply", "--dry-run", "-", file=f"{YAML}---\n{second}")
+    other = "networks: [{id: red, segment: {id: 7}}]\n" + second.replace("blue", "red")
+    assert "2 new" in headrace("apply", "-", file=other).output
+    assert "0 new, 0 changed" in headrace("apply", "-", file=YAML).output
+
+
+def test_a_host_with_ports_is_not_forgotten(headrace: Command) -> None:
+    headrace("apply", "-", file=YAML)
+    with pytest.raises(Conflict, match="host h1 has ports, port p1 for one; move or unbind them, or give --force"):
+        headrace("host", "delete", "h1")
+    headrace("port", "delete", "p1")
+    assert headrace("host", "delete", "h1").output == "host h1 deleted\n"
+
+
 def test_what_a_cloud_owns_is_refused(headrace: Command, url: str) -> None:
     put_record(url, Record(type="network", id="blue", writer="neutron", body={"id": "blue", "segment": {"id": 5}}))
     for options in ((), ("--dry-run",)):
@@ -148,6 +183,22 @@ def test_an_unknown_host_is_refused(headrace: Command) -> None:
             InvalidInput,
             "n is given twice",
         ),
+        (
+            "ports: [{id: p, network: n, mac: '52:54'}]",
+            InvalidInput,
+            "port p: mac: '52:54' is not a MAC address .* 52:54:00:12:34:56",
+        ),
+        (
+            "security_groups: [{id: g, rules: [{id: a, direction: up}]}]",
+            InvalidInput,
+            "security_group g: direction: 'up' is none of ingress, egress|egress, ingress",
+        ),
+        (
+            "security_groups: [{id: g, rules: [{id: a, direction: egress}, {id: b, direction: egress, protocol: x}]}]",
+            InvalidInput,
+            "security_group g: protocol: 'x' is not a protocol's number: tcp is 6",
+        ),
+        ("networks: [{id: a b, segment: {id: 1}}]", InvalidInput, "network a b: id: 'a b' is not an id: 1 to 64"),
         ("networks: []\nnetworks: []", InvalidInput, "x.yaml: key `networks` is given twice"),
         ("networks: [", InvalidInput, "x.yaml: while parsing"),
         ("networks: !!python/object:os.system []", InvalidInput, "x.yaml: could not determine a constructor"),

@@ -11,12 +11,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
+from headrace.cli.main import root
 from headrace.controller.client import Client
 from headrace.controller.config import ControllerConfig
-from headrace.controller.identity import Authority, Files, common_name, expiry, new_request
+from headrace.controller.identity import Authority, Files, common_name, expiry, names_in, new_request
 from headrace.controller.serve import Running, running
 from headrace.errors import Denied, InvalidInput, NotFound, Unavailable
 from headrace.model import HostStatus, Record
@@ -225,6 +227,17 @@ def test_an_authority_is_made_once_and_keys_are_private(tmp_path: Path) -> None:
     certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
     assert not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     assert isinstance(certificate.signature_hash_algorithm, hashes.SHA256)
+
+
+def test_a_controller_keeps_the_names_it_was_given(tmp_path: Path) -> None:
+    def init(*arguments: str) -> None:
+        done = CliRunner().invoke(root, ["controller", "init", "--directory", str(tmp_path), *arguments])
+        assert done.exit_code == 0, done.output
+
+    init("--name", "ctl.example", "--name", "192.0.2.9")
+    init("--name", "other.example")
+    init()
+    assert {"ctl.example", "192.0.2.9", "other.example", "localhost"} <= set(names_in(tmp_path / "controller.crt"))
 
 
 def test_a_missing_certificate_is_named_with_its_cure(tmp_path: Path) -> None:

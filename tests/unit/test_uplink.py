@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from headrace.agent.readiness import bpffs, kernel
 from headrace.agent.uplink import STRIPS_TAGS, Finding, judge
+from headrace.cli.main import root
 from headrace.datapath.netlink import Link
 from headrace.model import Network, Segment
 
@@ -145,3 +148,12 @@ def test_pins_must_be_on_a_bpf_file_system() -> None:
     refused = bpffs(Path("/run/headrace/bpf"), MOUNTS)
     assert refused.state == "fail"
     assert refused.cure == "mount -t bpf bpf /run/headrace"
+
+
+def test_a_missing_configuration_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("headrace.cli.check.CONFIG", str(tmp_path / "agent.toml"))
+    monkeypatch.setattr("headrace.cli.local.CONFIG", str(tmp_path / "agent.toml"))
+    monkeypatch.setattr("headrace.agent.readiness.look", lambda _: iter(()))
+    row, *_ = json.loads(CliRunner().invoke(root, ["host", "check", "-o", "json"]).output)
+    assert (row["check"], row["state"]) == ("configuration", "warn")
+    assert row["found"] == f"no {tmp_path}/agent.toml: defaults are judged"

@@ -202,7 +202,8 @@ class Stream:
                 self.here.sendall(number.to_bytes(8, "big") * (BLOCK // 8))
                 number += 1
         except OSError as error:
-            self.error = f"sender: {error}"
+            if not self._end.is_set():  # else it is our own end that it met
+                self.error = f"sender: {error}"
 
     def _receive(self) -> None:
         self.there.settimeout(60)
@@ -217,4 +218,5 @@ class Stream:
                     rest = rest[BLOCK:]
                     self.received += 1
         except OSError as error:
-            self.error = f"receiver: {error}"
+            if not self._end.is_set():  # else it is our own end that it met
+                self.error = f"receiver: {error}"

@@ -55,7 +55,7 @@ HR_TABLE(hr_flows, BPF_MAP_TYPE_HASH, struct hr_flow_key, struct hr_flow, 524288
 HR_TABLE(hr_conns, BPF_MAP_TYPE_ARRAY, __u32, struct hr_conn, 262144, 0);
 HR_TABLE(hr_conn_counts, BPF_MAP_TYPE_ARRAY, __u32, struct hr_conn_count, HR_PORTS, 0);
 HR_TABLE(hr_half_open, BPF_MAP_TYPE_ARRAY, __u32, struct hr_half_open, HR_PORTS, 0);
-HR_TABLE(hr_budgets, BPF_MAP_TYPE_ARRAY, __u32, __u64, HR_PORTS, 0);
+HR_TABLE(hr_budgets, BPF_MAP_TYPE_ARRAY, __u32, __u64, 2 * HR_PORTS, 0);
 HR_TABLE(hr_fragments, BPF_MAP_TYPE_HASH, struct hr_fragment_key, struct hr_fragment, HR_PORTS *HR_FRAGMENTS_PORT,
 	 BPF_F_NO_PREALLOC);
 HR_TABLE(hr_fragment_slots, BPF_MAP_TYPE_HASH, struct hr_fragment_slot, struct hr_fragment_key,

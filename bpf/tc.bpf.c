@@ -128,7 +128,9 @@ int hr_from_port(struct __sk_buff *skb)
 	if (!port)
 		return hr_drop_at(skb, 0, HR_REASON_INTERNAL);
 	walk->packet = packet;
-	if (!hr_budget_left(walk->from_index, now)) {
+	walk->purse = hr_purse(device->port, !reason && packet.kind >= HR_KIND_IPV4 && !packet.fragment &&
+						     replay.known && !hr_tcp_opens(&packet));
+	if (!hr_budget_left(walk->purse, now)) {
 		hr_conclude(HR_REASON_BUDGET, TC_ACT_SHOT, 0, &walk->packet.key, &walk->rule);
 		return hr_drop_at(skb, walk->from_index, HR_REASON_BUDGET);
 	}
@@ -268,15 +270,17 @@ HR_STAGE(hr_stage_respond)
 	if (!hr_respond(skb, walk)) {
 		reason = hr_punt(skb, walk, port);
 		if (reason == HR_REASON_PUNTED) {
-			hr_budget_charge(walk->from_port, 1);
+			hr_budget_charge(walk->purse, HR_BUDGET_PUNT);
 			hr_conclude(HR_REASON_PUNTED, TC_ACT_SHOT, 0, &walk->packet.key, &walk->rule);
 			return hr_consume(walk->from_port, HR_REASON_PUNTED);
 		}
-		if (reason)
+		if (reason) {
+			hr_budget_charge(walk->purse, HR_BUDGET_PUNT - 1);
 			return hr_drop(skb, walk, reason);
+		}
 		return hr_next(skb, walk, hr_exceeds(walk, walk->mtu) ? HR_STAGE_TOO_BIG : HR_STAGE_TRACK);
 	}
-	hr_budget_charge(walk->from_port, 1);
+	hr_budget_charge(walk->purse, 1);
 	hr_count_reason(walk->from_port, HR_REASON_ANSWERED);
 	return hr_return(skb, walk, port, HR_REASON_ANSWERED);
 }
@@ -290,7 +294,7 @@ HR_STAGE(hr_stage_too_big)
 
 	if (!port)
 		return hr_drop_at(skb, 0, HR_REASON_INTERNAL);
-	hr_budget_charge(walk->from_port, 1);
+	hr_budget_charge(walk->purse, 1);
 	hr_leave_out(skb, walk, walk->from_port, HR_REASON_TOO_BIG);
 	if (hr_too_big(skb, walk, walk->mtu))
 		return hr_return(skb, walk, port, HR_REASON_TOO_BIG);

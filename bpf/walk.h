@@ -90,6 +90,7 @@ struct hr_walk {
 	__u32 to_vtep; /* VTEP index, or 0 */
 	__u32 to_index;
 	__u32 to_epoch;
+	__u32 purse; /* who pays if it ends without an entry: index in hr_budgets; 0: nobody */
 	__u32 where[2]; /* with HR_WALK_FOUND: where the connection's original and reply keys enter */
 	__u32 vtep; /* by tunnel: index of the VTEP it came from */
 	__u32 vtep_endpoint;
@@ -217,11 +218,24 @@ static __always_inline struct hr_dropped hr_dropped_of(const struct hr_walk *wal
 }
 
 /* A walk that ends in a drop. */
+/* A refused reply is paid by who asked for it: else one that asks and takes no answer would spend the other's. */
+static __always_inline __u32 hr_payer(const struct hr_walk *walk)
+{
+	const __u32 reply = HR_WALK_FOUND | HR_WALK_REPLY;
+	__u32 index = walk->conn;
+	struct hr_conn *conn;
+
+	if (!walk->purse || (walk->flags & reply) != reply)
+		return walk->purse;
+	conn = bpf_map_lookup_elem(&hr_conns, &index);
+	return conn ? hr_purse(conn->port, true) : walk->purse;
+}
+
 static __always_inline int hr_drop(struct __sk_buff *skb, struct hr_walk *walk, __u32 reason)
 {
 	int verdict = hr_drop_counted(walk->from_port, reason);
 
-	hr_budget_charge(walk->from_port, 1);
+	hr_budget_charge(hr_payer(walk), 1);
 	hr_conclude(reason, verdict, 0, &walk->packet.key, &walk->rule);
 	hr_drop_shown(skb, hr_dropped_of(walk, walk->from_port, reason));
 	return verdict;

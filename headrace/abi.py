@@ -14,7 +14,7 @@ import msgspec
 
 Octets = TypeVar("Octets", bytes, bytes | bytearray | memoryview)
 
-ABI_HASH = "5f112ba1f629"
+ABI_HASH = "ab6afc49d666"
 """Identifies layouts, values and maps together: two sides that differ in it must not share a map."""
 
 
@@ -2197,7 +2197,7 @@ MAPS: dict[str, MapSpec] = {
         name="hr_applying", type=2, max_entries=1, flags=0, pinning=1, key_size=4, value_size=4, key=U32, value=U32
     ),
     "hr_budgets": MapSpec(
-        name="hr_budgets", type=2, max_entries=4096, flags=0, pinning=1, key_size=4, value_size=8, key=U32, value=U64
+        name="hr_budgets", type=2, max_entries=8192, flags=0, pinning=1, key_size=4, value_size=8, key=U32, value=U64
     ),
     "hr_conclusions": MapSpec(
         name="hr_conclusions",

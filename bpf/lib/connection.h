@@ -187,6 +187,11 @@ static __always_inline void hr_tcp_enter(struct hr_conn *conn, const struct hr_p
 	hr_enter(conn, state, next, IPPROTO_TCP);
 }
 
+static __always_inline bool hr_tcp_opens(const struct hr_packet *packet)
+{
+	return (packet->tcp_flags & (HR_TCP_SYN | HR_TCP_ACK)) == HR_TCP_SYN;
+}
+
 /* What must be walked: a reset is judged before anything changes, and a SYN may open anew. */
 static __always_inline bool hr_tcp_walks(const struct hr_packet *packet)
 {

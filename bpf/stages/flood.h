@@ -125,7 +125,7 @@ static __always_inline int hr_flood(struct __sk_buff *skb, struct hr_walk *walk)
 			bpf_loop(HR_FLOOD_SLOTS, hr_flood_vtep, &flooding, 0);
 		}
 	}
-	hr_budget_charge(walk->from_port, 1 + flooding.copies);
+	hr_budget_charge(walk->purse, 1 + flooding.copies);
 	hr_conclude(HR_REASON_FLOODED, TC_ACT_SHOT, 0, &walk->packet.key, &walk->rule);
 	hr_conclude_copies(flooding.copies);
 	return hr_consume(walk->from_port, HR_REASON_FLOODED);

@@ -95,6 +95,7 @@ def arrive(twins: dict[str, Twin], first: Twin, arrival: Arrival, hook: Hook) ->
     """A frame arrives at a host, and what that sends by tunnel at the other, outer headers and all."""
     if not first.takes(arrival):
         return
+    first.host.memory.forgive()
     observed = first.run(arrival, hook)
     for twin in twins.values():
         if twin is not first:

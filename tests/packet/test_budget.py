@@ -44,25 +44,28 @@ UNPAID: dict[str, tuple[Reason, int, Arrival]] = {
 }
 
 
-def set_spent(host: PacketHost, name: str, until: int) -> None:
+def purse(host: PacketHost, name: str, *, known: bool) -> bytes:
+    return abi.U32(value=host.ports[name] + abi.PORTS * known).pack()
+
+
+def set_spent(host: PacketHost, name: str, until: int, *, known: bool = False) -> None:
     """Let a port have spent what it earns until a moment of CLOCK_MONOTONIC, in nanoseconds."""
-    slot = abi.U32(value=host.ports[name]).pack()
-    host.datapath.maps["hr_budgets"].update(slot, abi.U64(value=until).pack())
+    host.datapath.maps["hr_budgets"].update(purse(host, name, known=known), abi.U64(value=until).pack())
 
 
-def spent(host: PacketHost, name: str) -> int:
-    value = host.datapath.maps["hr_budgets"].lookup(abi.U32(value=host.ports[name]).pack())
+def spent(host: PacketHost, name: str, *, known: bool = False) -> int:
+    value = host.datapath.maps["hr_budgets"].lookup(purse(host, name, known=known))
     return abi.U64.unpack(value or b"").value
 
 
-def cost(asked: Twin, arrival: Arrival, payer: str) -> tuple[Reason, int]:
-    """The reason of a packet, and how many walks its port has paid."""
+def cost(asked: Twin, arrival: Arrival, payer: str, *, known: bool = False) -> tuple[Reason, int]:
+    """The reason of a packet, and how many walks a port has paid for it from one of its purses."""
     while True:
         before = time.monotonic_ns() + SAVED_NS * 9 // 10
-        set_spent(asked.host, payer, before)
+        set_spent(asked.host, payer, before, known=known)
         reason = asked.run(arrival).reason
         if time.monotonic_ns() < before:  # else it earned something meanwhile, and there is nothing to compare
-            paid, rest = divmod(spent(asked.host, payer) - before, COST_NS)
+            paid, rest = divmod(spent(asked.host, payer, known=known) - before, COST_NS)
             assert not rest
             return reason, paid
 
@@ -104,6 +107,27 @@ def test_without_budget_nothing_walks(twin: MakeTwin) -> None:
     assert asked.run(sent("b", packet.udp(B, C, 3, 80))).reason == Reason.NONE
     set_spent(host, "a", time.monotonic_ns())
     assert asked.thrice(new).replayed, "it earns some with time"
+
+
+def test_who_asks_and_takes_no_answer_pays(twin: MakeTwin) -> None:
+    """Else it could spend what the one who answers has, and silence it."""
+    asker = port("asker", "blue", 5, "deaf")
+    deaf = group("deaf", *OUT, stateful=False)
+    asked = twin(*STATE, deaf, asker, port("d", "blue", 4, "any"))
+    answerer = port("d", "blue", 4, "any")
+    assert asked.run(sent("asker", packet.udp(asker, answerer, 7, 8))).reason == Reason.NONE
+    refused = sent("d", packet.udp(answerer, asker, 8, 7))
+    assert cost(asked, refused, "asker", known=True) == (Reason.ACL_TO_PORT, 1)
+    assert cost(asked, refused, "d", known=True) == (Reason.ACL_TO_PORT, 0)
+    assert cost(asked, refused, "d") == (Reason.ACL_TO_PORT, 0)
+
+
+def test_what_is_begun_in_vain_keeps_nobody_from_answering(twin: MakeTwin) -> None:
+    asked = twin(*STATE)
+    assert asked.run(tunnelled(packet.tcp(C, B, 9, 80))).reason == Reason.NONE
+    set_spent(asked.host, "b", time.monotonic_ns() + LONG_NS)
+    assert asked.host.run(sent("b", packet.udp(B, C, 3, 80))).reason == Reason.BUDGET
+    assert asked.thrice(sent("b", packet.tcp(B, C, 80, 9, "SA"))).reason == Reason.NONE
 
 
 def test_nobody_saves_more_than_a_second(twin: MakeTwin) -> None:

@@ -13,6 +13,7 @@ from scapy.layers.inet6 import ICMPv6ND_RS, IPv6, IPv6ExtHdrFragment
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
+from headrace import abi
 from headrace.abi import PUNT_OCTETS, Reason
 from headrace.model import DhcpOption, Port
 from headrace.testing import observation as seen
@@ -194,14 +195,24 @@ def test_a_subnet_that_gets_dhcp_ends_a_flow(twin: MakeTwin) -> None:
     assert asked.run(sent("a", question)).reason == Reason.PUNTED
 
 
+def test_fifty_questions_a_second_reach_the_agent(twin: MakeTwin) -> None:
+    asked = twin(*STATE)
+    for _ in range(50):
+        assert asked.host.run(sent("a", RS)).reason == Reason.PUNTED
+    later = [asked.host.run(sent("a", RS)).reason for _ in range(10)]
+    assert Reason.BUDGET in later, "unless this took seconds"
+
+
 def test_a_full_buffer_drops(twin: MakeTwin) -> None:
     asked = twin(*STATE)
     program = asked.host.datapath.programs["hr_from_port"]
     context = seen.skb_context(asked.host.entrance(sent("a", RS)), gso_size=0, vlan=None, length=0)
+    purse = abi.U32(value=asked.host.ports["a"]).pack()
     asked.host.punts.clear()
     before = asked.host.counts()
     with asked.host.stand.inside():
         for _ in range(200):
+            asked.host.datapath.maps["hr_budgets"].update(purse, bytes(8))
             assert program.test_run(RS, ctx=context).retval == TC_ACT_SHOT
     counts = asked.host.counts().reasons - before.reasons
     asked.host._punts.consume()

@@ -10,7 +10,9 @@ import asyncio
 import errno
 import ipaddress
 import logging
+import math
 import socket
+import struct
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Self
@@ -30,6 +32,15 @@ SO_MARK = 36
 
 RATE, BURST = 10.0, 20.0
 """Questions a port may ask, a second and at once: a boot asks some six, over both IP versions."""
+
+TURN = 64
+"""Punts taken before the event loop's other tasks have their turn: what asks without end stops nothing else."""
+
+HEAD = struct.Struct("<II")
+"""How a punt begins: port, ifindex (struct hr_punt). Whoever asks too often costs no more than reading this."""
+
+COMPLAINT = 60.0
+"""Seconds between two warnings of what one port's device did not take."""
 
 UDP_HEADER = 8
 ROUTER_SOLICITATION = 133
@@ -90,6 +101,7 @@ class Punts:
         self._clock = clock or asyncio.get_running_loop().time
         self._clients: Mapping[int, Client] = {}
         self._budget = Budget()
+        self._complained: dict[str, float] = {}
         self._schedule = advert.Schedule()
         self._wake = asyncio.Event()
         self.counts: Counter[str] = Counter()
@@ -105,14 +117,15 @@ class Punts:
         """These are the ports to answer, by index."""
         self._clients = clients
         self._budget.keep(clients)
+        served = {client.port.id for client in clients.values()}
+        self._complained = {port: when for port, when in self._complained.items() if port in served}
         self._schedule.serve(clients, self._clock())
         self._wake.set()
 
     async def run(self) -> None:
         """Until cancelled."""
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._ring.fileno(), self._ring.consume)
-        self._ring.consume()
+        loop.add_reader(self._ring.fileno(), self._ring.consume, TURN)
         try:
             while True:
                 self._wake.clear()
@@ -129,17 +142,18 @@ class Punts:
 
     def receive(self, octets: bytes) -> None:
         """One record of the ring buffer."""
-        punt = abi.Punt.unpack(octets)
-        client = self._clients.get(punt.port)
+        port, ifindex = HEAD.unpack_from(octets)
+        client = self._clients.get(port)
         try:
-            if client is None or client.ifindex != punt.ifindex:
+            if client is None or client.ifindex != ifindex:
                 raise Unanswered(Silence.UNKNOWN)
-            if not self._budget.take(punt.port, self._clock()):
+            if not self._budget.take(port, self._clock()):
                 raise Unanswered(Silence.LIMITED)
+            punt = abi.Punt.unpack(octets)
             self._send(client, answer(punt.octets[: punt.length], client), "answered")
         except Unanswered as error:
             self.counts[error.silence.name] += 1
-            where = client.port.id if client else f"index {punt.port}"
+            where = client.port.id if client else f"index {port}"
             log.debug("port=%s is not answered: %s", where, error)
 
     def _send(self, client: Client, frame: bytes, what: str) -> None:
@@ -149,8 +163,17 @@ class Punts:
             log.debug("port=%s device=%s %s octets=%d", client.port.id, client.device, what, len(frame))
         except OSError as error:  # the device went, is down or full; the client asks again
             if error.errno not in {errno.ENODEV, errno.ENXIO, errno.ENETDOWN, errno.ENOBUFS, errno.EAGAIN}:
-                log.warning("port=%s device=%s takes no answer: %s", client.port.id, client.device, error)
+                self._complain(client, error)
             self.counts[Silence.UNSENT.name] += 1
+
+    def _complain(self, client: Client, error: OSError) -> None:
+        """Once a minute a port: what a workload asks must not fill the log."""
+        now = self._clock()
+        loud = now - self._complained.get(client.port.id, -math.inf) >= COMPLAINT
+        if loud:
+            self._complained[client.port.id] = now
+        level = logging.WARNING if loud else logging.DEBUG
+        log.log(level, "port=%s device=%s takes no answer: %s", client.port.id, client.device, error)
 
     def close(self) -> None:
         """Give the ring buffer and the socket back; what is not read stays for the next agent."""

@@ -108,6 +108,52 @@ def test_an_event_loop_is_woken_by_each_record(speaker: Speaker) -> None:
     assert asyncio.run(listen()) == [word(0), word(1), word(2)]
 
 
+def test_so_many_and_no_more(speaker: Speaker) -> None:
+    got: list[bytes] = []
+    with RingBuffer.from_pin(speaker.pin, got.append) as ring:
+        assert all(speaker.say(number) for number in range(5))
+        assert [ring.consume(2), ring.consume(2), ring.consume(2), ring.consume(2)] == [2, 2, 1, 0]
+        assert all(speaker.say(number) for number in (5, 6))
+        assert (ring.consume(1), ring.poll()) == (1, 1)
+    assert got == [word(number) for number in range(7)]
+
+
+def test_who_writes_without_end_does_not_hold_the_event_loop(speaker: Speaker) -> None:
+    """Each record read makes another: others have their turn nevertheless, and then all that waits is read."""
+
+    async def listen() -> tuple[int, int]:
+        said = heard = turns = 0
+        done = asyncio.Event()
+
+        def receive(_: bytes) -> None:
+            nonlocal said, heard
+            heard += 1
+            if turns < 100 and said < 10_000:
+                said += speaker.say(heard)
+            elif heard == said:
+                done.set()
+
+        for number in range(10):
+            said += speaker.say(number)
+        loop = asyncio.get_running_loop()
+        with RingBuffer.from_pin(speaker.pin, receive) as ring:
+            loop.add_reader(ring.fileno(), ring.consume, 4)
+            try:
+                while turns < 100:
+                    turns += 1
+                    await asyncio.sleep(0)
+                until_then = heard
+                await asyncio.wait_for(done.wait(), 10)
+            finally:
+                loop.remove_reader(ring.fileno())
+            assert ring.consume() == 0
+            return until_then, heard
+
+    until_then, heard = asyncio.run(listen())
+    assert 0 < until_then <= 4 * 100
+    assert until_then < heard <= until_then + 10
+
+
 def test_an_error_of_the_receiver_comes_back_and_the_rest_is_kept(speaker: Speaker) -> None:
     got: list[bytes] = []
 

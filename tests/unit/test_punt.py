@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
+import os
+import socket
+from typing import cast
 
+import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -11,8 +17,11 @@ from scapy.layers import dhcp6 as d6
 from scapy.layers.inet6 import ICMPv6ND_RS, IPv6, IPv6ExtHdrDestOpt
 from scapy.layers.l2 import Ether
 
-from headrace.agent.client import Silence, Unanswered, clients_of
-from headrace.agent.punt import BURST, RATE, Budget, answer
+from headrace.abi import Punt
+from headrace.agent import punt
+from headrace.agent.client import Client, Silence, Unanswered, clients_of
+from headrace.agent.punt import BURST, COMPLAINT, HEAD, RATE, Budget, Punts, answer
+from headrace.datapath.bpfmap import Map
 from headrace.datapath.packet import parse
 from headrace.model import DhcpOption, State
 from headrace.stages import Device, View
@@ -119,3 +128,64 @@ def test_clients_are_the_ports_that_are_there_and_up() -> None:
     assert [one.port.id for one in clients.values()] == ["a", "f"]
     assert (clients[view.index.port("a")].ifindex, clients[view.index.port("a")].lease) == (10, 3600)
     assert faults == ["port f: DHCPv4 option nonsense has a name that is not known; give its number"]
+
+
+class Full:
+    """A socket whose devices take nothing that long."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def setsockopt(self, *_: object) -> None:
+        pass
+
+    def sendto(self, *_: object) -> None:
+        raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+
+
+class Asked:
+    """Punts with a clock of the test's, without a kernel."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(socket, "socket", Full)
+        monkeypatch.setattr(punt, "RingBuffer", lambda *_: None)
+        self.punts = Punts(cast("Map", None), lambda: self.now)
+        other = msgspec.structs.replace(CLIENT.port, id="other")
+        self.clients = {4: CLIENT, 5: msgspec.structs.replace(CLIENT, port=other, ifindex=9)}
+        self.punts.serve(self.clients)
+
+    def ask(self, index: int, frame: bytes) -> None:
+        client: Client = self.clients[index]
+        padded = frame.ljust(len(Punt().octets), b"\0")
+        self.punts.receive(Punt(port=index, ifindex=client.ifindex, length=len(frame), octets=padded).pack())
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    return Asked(monkeypatch)
+
+
+def test_what_no_device_takes_is_a_line_a_minute(asked: Asked, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(int(BURST)):
+        asked.ask(4, QUESTIONS[0])
+    asked.ask(5, QUESTIONS[0])
+    warned = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [line.split()[0] for line in warned] == [f"port={CLIENT.port.id}", "port=other"]
+    assert asked.punts.counts == {"UNSENT": int(BURST) + 1}
+    asked.now += COMPLAINT
+    asked.ask(4, QUESTIONS[0])
+    asked.ask(4, QUESTIONS[0])
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 3
+
+
+def test_who_asks_too_often_is_read_no_further(asked: Asked) -> None:
+    for _ in range(int(BURST)):
+        asked.ask(4, QUESTIONS[0])
+    asked.punts.receive(HEAD.pack(4, CLIENT.ifindex))  # the rest would be missed
+    asked.punts.receive(HEAD.pack(4, CLIENT.ifindex + 1))
+    assert asked.punts.counts == {"UNSENT": int(BURST), "LIMITED": 1, "UNKNOWN": 1}
+
+
+def test_the_head_is_the_record_s() -> None:
+    assert HEAD.unpack_from(Punt(port=7, ifindex=8).pack()) == (7, 8)

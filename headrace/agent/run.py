@@ -104,11 +104,11 @@ class Agent:
                 log.error("revision=%d cannot be applied: %s", desired.revision, error)  # noqa: TRY400 - it says all
                 self._loop.call_later(RETRY[1], self._changed.set)
                 continue
+            self._punts.serve(self._reconciler.clients)  # a device that waits for its turn runs programs that ask
             if self._reconciler.unfinished:
                 self._changed.set()
                 continue
             self._applied, self._status = desired.state, status
-            self._punts.serve(self._reconciler.clients)
             self._report.set()
             if self._config.controller:
                 await asyncio.to_thread(self._keep, desired)

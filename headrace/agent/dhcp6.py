@@ -29,6 +29,9 @@ OPTIONS_MOST = 64
 LARGEST = 1232
 """Octets of an answer: an IPv6 packet that crosses every link (RFC 8200 section 5), less its headers."""
 
+IA_HEAD = 16
+"""Octets of an IA_NA before its addresses (RFC 8415 section 21.4)."""
+
 
 class Type(enum.IntEnum):
     """Messages (RFC 8415 section 7.3)."""
@@ -107,10 +110,9 @@ def answer(message: bytes, source: ipaddress.IPv6Address, client: Client) -> byt
     identity = DUID_LINK_LAYER + frame.octets(client.server)
     if request.server and request.server != identity:
         raise Unanswered(Silence.OTHER_SERVER)
-    kind, options = decide(request, leases, client)
-    octets = bytes([kind]) + request.transaction + option(Code.SERVER, identity)
-    octets += option(Code.CLIENT, request.client) if request.client else b""
-    octets += options
+    head = option(Code.SERVER, identity) + (option(Code.CLIENT, request.client) if request.client else b"")
+    kind, options = decide(request, leases, client, LARGEST - 4 - len(head))
+    octets = bytes([kind]) + request.transaction + head + options
     for code, value in parameters(request, client).items():
         more = option(code, value)
         octets += more if len(octets) + len(more) <= LARGEST else b""
@@ -118,8 +120,8 @@ def answer(message: bytes, source: ipaddress.IPv6Address, client: Client) -> byt
     return frame.ethernet(source=client.server, destination=client.port.mac, ethertype=ethertype, payload=packet)
 
 
-def decide(request: Request, leases: list[ipaddress.IPv6Address], client: Client) -> tuple[Type, bytes]:
-    """What to say, and of which addresses (section 18.3)."""
+def decide(request: Request, leases: list[ipaddress.IPv6Address], client: Client, room: int) -> tuple[Type, bytes]:
+    """What to say, and of which addresses (section 18.3), in so many octets."""
     if request.type == Type.INFORMATION:
         return Type.REPLY, b""
     if request.type == Type.CONFIRM:
@@ -128,9 +130,12 @@ def decide(request: Request, leases: list[ipaddress.IPv6Address], client: Client
         raise Unanswered(Silence.UNSERVED)
     if request.type in {Type.RELEASE, Type.DECLINE}:
         return Type.REPLY, status(Status.SUCCESS)
-    told = b"".join(associations(request, leases, client))
+    rapid = option(Code.RAPID, b"")
+    told = b""
+    for association in associations(request, leases, client, room - len(rapid)):
+        told += association if len(told) + len(association) <= room - len(rapid) else b""
     if request.type == Type.SOLICIT:
-        return (Type.REPLY, told + option(Code.RAPID, b"")) if request.rapid else (Type.ADVERTISE, told)
+        return (Type.REPLY, told + rapid) if request.rapid else (Type.ADVERTISE, told)
     return Type.REPLY, told
 
 
@@ -144,10 +149,13 @@ def confirm(request: Request, client: Client) -> bytes:
     return status(Status.SUCCESS if fits else Status.NOT_ON_LINK)
 
 
-def associations(request: Request, leases: list[ipaddress.IPv6Address], client: Client) -> Iterator[bytes]:
-    """Each IA as it shall be: the first IA_NA has the port's addresses, and nothing else has any."""
+def associations(request: Request, leases: list[ipaddress.IPv6Address], client: Client, room: int) -> Iterator[bytes]:
+    """Each IA as it shall be: the first IA_NA has the port's addresses, and nothing else has any.
+
+    That one comes first: of addresses as many as ``room`` takes, the port's own before those that it lost.
+    """
     first = next((each for each in request.associations if each.code == Code.IA_NA), None)
-    for each in request.associations:
+    for each in sorted(request.associations, key=lambda each: each is not first):
         if each.code == Code.IA_PD:
             yield option(each.code, each.identity + bytes(8) + status(Status.NO_PREFIX))
         elif each.code == Code.IA_TA:
@@ -155,10 +163,9 @@ def associations(request: Request, leases: list[ipaddress.IPv6Address], client: 
         elif each is first:
             times = struct.pack("!II", client.lease // 2, client.lease * 4 // 5)
             lost = [address for address in each.addresses if address not in leases] if is_renewal(request) else []
-            given = b"".join(
-                [*(entry(address, client.lease) for address in leases), *(entry(address, 0) for address in lost)]
-            )
-            yield option(each.code, each.identity + times + given)
+            given = [*(entry(address, client.lease) for address in leases), *(entry(address, 0) for address in lost)]
+            fitting = max(0, room - IA_HEAD) // len(given[0])
+            yield option(each.code, each.identity + times + b"".join(given[:fitting]))
         else:
             yield option(each.code, each.identity + bytes(8) + status(Status.NO_ADDRESSES))
 

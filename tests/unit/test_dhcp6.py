@@ -73,6 +73,31 @@ def test_rapid_commit() -> None:
     assert d6.DHCP6OptRapidCommit in message
 
 
+MOST = 14 + 1280
+"""Octets of a frame that every link takes."""
+
+
+@pytest.mark.parametrize("message", [d6.DHCP6_Renew() / ME / YOU, d6.DHCP6_Rebind() / ME])
+def test_as_many_are_taken_back_as_fit(message: Packet) -> None:
+    lost = [f"fd00::bad:{number:x}" for number in range(1, 50)]
+    reply = answered(ask6(message / wants(*lost)), client(SIX))
+    assert MOST - 28 - 20 < len(bytes(reply)) <= MOST  # 20: the DNS server's option
+    told = given(reply)
+    assert told[0] == ("fd00::1", LEASE, LEASE)
+    assert told[1:] == [(address, 0, 0) for address in lost[: len(told) - 1]]
+    assert len(told) > 30
+
+
+def test_many_associations_leave_room_for_the_port_s_addresses() -> None:
+    message = d6.DHCP6_Renew() / d6.DHCP6OptClientId(duid=d6.DUID_EN(enterprisenum=1, id=bytes(120))) / YOU
+    for number in range(59):
+        message /= d6.DHCP6OptIA_PD(iaid=number)
+    reply = answered(ask6(message / wants("fd00::1")), client(SIX))
+    assert given(reply) == [("fd00::1", LEASE, LEASE)]
+    assert d6.DHCP6OptIA_PD in reply
+    assert len(bytes(reply)) <= MOST
+
+
 @pytest.mark.parametrize("message", [d6.DHCP6_Renew() / ME / YOU, d6.DHCP6_Rebind() / ME])
 def test_what_is_not_the_port_s_is_taken_back(message: Packet) -> None:
     reply = answered(ask6(message / wants("fd00::1", "fd00::bad")), client(SIX))

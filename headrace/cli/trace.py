@@ -71,7 +71,7 @@ def trace(
 
     if bool(packet) == bool(octets):
         raise InvalidInput("give either a PACKET in words or a frame with --hex")
-    state = read(file) if file else reach.ask(stored)
+    state, writers = (read(file), {}) if file else reach.ask(stored)
     port = find_port(state, name)
     if octets:
         frame = unhex(octets)
@@ -79,7 +79,7 @@ def trace(
         frame = frame_of(state, port, " ".join(packet), from_mac=lower(from_mac), to_mac=lower(to_mac))
     with live(local, state) as asked:
         journey, answers = ask_along(state, Arrival(port=port.id, frame=frame, gso_size=gso_size), asked)
-    lines = advice(state, journey)
+    lines = advice(state, journey, writers)
     if output == "json":
         show_json(as_json(journey, lines, answers))
     else:
@@ -97,12 +97,13 @@ def read(file: IO[bytes]) -> State:
     return State.of(read_objects(file.read(), file.name))
 
 
-async def stored(client: Client) -> State:
-    """The state that the controller has."""
+async def stored(client: Client) -> tuple[State, dict[tuple[str, str], str]]:
+    """The state that the controller has, and who wrote each object, by type and id."""
     from headrace.model import TYPES, State, decode
 
     records = [record for name in TYPES for record in (await client.list(name)).items]
-    return State.of(decode(record.type, record.body) for record in records)
+    writers = {(record.type, record.id): record.writer for record in records}
+    return State.of(decode(record.type, record.body) for record in records), writers
 
 
 def unhex(text: str) -> bytes:

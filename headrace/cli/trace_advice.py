@@ -1,20 +1,30 @@
-"""Why a packet does not arrive, in words, and what would let it pass."""
+"""Why a packet does not arrive, in words, and what would let it pass.
+
+What Neutron wrote is changed by OpenStack's client; anything else by the YAML that ``headrace apply`` takes.
+"""
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 
 from headrace.abi import Reason
 from headrace.datapath.decision import RULE_ESTABLISHED, Key
 from headrace.datapath.journey import Hop, Journey
 from headrace.datapath.packet import ICMP, ICMPV6, SCTP, TCP, UDP, carries_ports, is_icmp, mac
-from headrace.model import Port, Rule, State
+from headrace.model import Port, Rule, SecurityGroup, State
 
 PROTOCOLS = {TCP: "tcp", UDP: "udp", SCTP: "sctp", ICMP: "icmp", ICMPV6: "ipv6-icmp"}
 """The names that OpenStack's client takes."""
 
+NEUTRON = "neutron"
+"""The writer of what Neutron has (headrace.neutron.translate.WRITER)."""
 
-def advice(state: State, journey: Journey) -> list[str]:
+Writers = Mapping[tuple[str, str], str]
+"""Who wrote an object, by type and id; nothing of what a file says."""
+
+
+def advice(state: State, journey: Journey, writers: Writers) -> list[str]:
     """A line for each cause that something could be done about; nothing for a packet that arrives."""
     if journey.arrives:
         return []
@@ -25,7 +35,7 @@ def advice(state: State, journey: Journey) -> list[str]:
     lines = []
     for hop in journey.hops:
         for port, reason in denials(hop):
-            line = cure(state, hop, state.ports.get(port), reason)
+            line = cure(state, hop, state.ports.get(port), reason, writers)
             if line is not None and line not in lines:
                 lines.append(line)
     return lines
@@ -40,20 +50,27 @@ def denials(hop: Hop) -> list[tuple[str, Reason]]:
     return found
 
 
-def cure(state: State, hop: Hop, port: Port | None, reason: Reason) -> str | None:
+def cure(state: State, hop: Hop, port: Port | None, reason: Reason, writers: Writers) -> str | None:
     key = hop.decision.key
     if port is not None and key is not None and reason in {Reason.ACL_FROM_PORT, Reason.ACL_TO_PORT}:
-        return missing_rule(state, port, key, ingress=reason == Reason.ACL_TO_PORT)
+        return missing_rule(state, port, key, writers, ingress=reason == Reason.ACL_TO_PORT)
     if reason == Reason.TCP_INVALID:
         return "a SYN+ACK answers a SYN: trace the SYN, for answers to what is allowed pass by themselves"
     if reason == Reason.ICMP_UNRELATED:
         return "an ICMP error passes with the connection that it quotes; trace that connection's first packet"
     if reason == Reason.PORT_DOWN:
         down = port if port is not None and not port.admin_up else receiver(state, hop)
-        return f"{down.label()} is down; enable it with: openstack port set --enable {down.id}" if down else None
+        if down is None:
+            return None
+        command = f"openstack port set --enable {down.id}"
+        return f"{down.label()} is down; {how('enable it', down, writers, command, 'admin_up: true')}"
     if port is not None and reason in {Reason.SPOOFED_ADDRESS, Reason.SPOOFED_MAC} and key_source(hop):
-        pair = f"ip-address={key_source(hop)},mac-address={mac(hop.arrival.frame[6:12])}"
-        return f"allow {port.label()} to send from there with: openstack port set --allowed-address {pair} {port.id}"
+        address, source = key_source(hop), mac(hop.arrival.frame[6:12])
+        if by_neutron(port, writers):
+            command = f"openstack port set --allowed-address ip-address={address},mac-address={source} {port.id}"
+            return f"allow {port.label()} to send from there with: {command}"
+        entry = f'- {{address: "{address}", mac: "{source}"}}'
+        return f"allow {port.label()} to send from there: add to its address_pairs in YAML: {entry}"
     if reason == Reason.UNKNOWN_MAC:
         found = receiver(state, hop)
         if found is not None and found.host is None:
@@ -61,22 +78,60 @@ def cure(state: State, hop: Hop, port: Port | None, reason: Reason) -> str | Non
     return None
 
 
-def missing_rule(state: State, port: Port, key: Key, *, ingress: bool) -> str:
-    """``no ingress rule of security group web (id) allows tcp 80 from 10.0.0.5; add one with: ...``."""
+def by_neutron(item: Port | SecurityGroup, writers: Writers) -> bool:
+    """Whether Neutron has the last word on an object."""
+    return writers.get((item.type, item.id)) == NEUTRON
+
+
+def how(what: str, item: Port | SecurityGroup, writers: Writers, command: str, yaml: str) -> str:
+    """``enable it with: openstack ...``, or ``enable it in YAML: ...``."""
+    return f"{what} with: {command}" if by_neutron(item, writers) else f"{what} in YAML: {yaml}"
+
+
+def missing_rule(state: State, port: Port, key: Key, writers: Writers, *, ingress: bool) -> str:
+    """``no ingress rule of security group web (id) allows tcp 80 from 10.0.0.5; add one ...``."""
     direction = "ingress" if ingress else "egress"
     remote = key.source if ingress else key.destination
     what = f"{service(key)} {'from' if ingress else 'to'} {remote}"
-    groups = [state.security_groups[group] for group in port.security_groups if group in state.security_groups]
-    if not groups:
-        return (
-            f"{port.label()} carries no security group, so nothing allows {what}; "
-            f"give it one with: openstack port set --security-group GROUP {port.id}"
+    if not port.security_groups:
+        give = how(
+            "give it one",
+            port,
+            writers,
+            f"openstack port set --security-group GROUP {port.id}",
+            "security_groups: [GROUP]",
         )
+        return f"{port.label()} carries no security group, so nothing allows {what}; {give}"
+    groups = [state.security_groups[group] for group in port.security_groups if group in state.security_groups]
+    unknown = [group for group in port.security_groups if group not in state.security_groups]
+    named = f"security group{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}"
+    if not groups:
+        source = "Neutron has not told of" if by_neutron(port, writers) else "the state does not have"
+        look = f"look with: openstack security group show {unknown[0]}"
+        add = f"add to security_groups in YAML: - {{id: {unknown[0]}, rules: [{as_yaml(key, direction)}]}}"
+        cure = look if by_neutron(port, writers) else add
+        return f"{port.label()} carries {named}, which {source}, so nothing allows {what}; {cure}"
     words = ", ".join(f"{group.name} ({group.id})" if group.name else group.id for group in groups)
     noun = "security group" if len(groups) == 1 else "security groups"
-    command = ["openstack security group rule create", f"--{direction}", f"--ethertype IPv{key.source.version}"]
-    command += [*service_options(key), f"--remote-ip {ipaddress.ip_network(remote)}", groups[0].id]
-    return f"no {direction} rule of {noun} {words} allows {what}; add one with: {' '.join(command)}"
+    lacking = f" ({named} that {port.label()} carries too, the state does not have)" if unknown else ""
+    if by_neutron(groups[0], writers):
+        command = ["openstack security group rule create", f"--{direction}", f"--ethertype IPv{key.source.version}"]
+        command += [*service_options(key), f"--remote-ip {ipaddress.ip_network(remote)}", groups[0].id]
+        add = f"add one with: {' '.join(command)}"
+    else:
+        add = f"add to the rules of {groups[0].id} in YAML: - {as_yaml(key, direction)}"
+    return f"no {direction} rule of {noun} {words} allows {what}{lacking}; {add}"
+
+
+def as_yaml(key: Key, direction: str) -> str:
+    """The rule that allows a packet, as ``headrace apply`` takes it; its id is the operator's to choose."""
+    parts = ["id: NEW", f"direction: {direction}", f"ethertype: IPv{key.source.version}", f"protocol: {key.protocol}"]
+    if is_icmp(key.source.version, key.protocol):
+        parts += [f"port_min: {key.dport >> 8}", f"port_max: {key.dport & 0xFF}"]
+    elif carries_ports(key.source.version, key.protocol):
+        parts += [f"port_min: {key.dport}", f"port_max: {key.dport}"]
+    remote = key.source if direction == "ingress" else key.destination
+    return f'{{{", ".join(parts)}, remote_cidr: "{ipaddress.ip_network(remote)}"}}'
 
 
 def service(key: Key) -> str:

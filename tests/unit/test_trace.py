@@ -13,12 +13,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from headrace.cli.main import root
+from headrace.cli.trace_advice import advice
+from headrace.cli.trace_packet import frame_of
 from headrace.controller.client import Client
 from headrace.controller.config import ControllerConfig
 from headrace.datapath.decision import Arrival
 from headrace.datapath.journey import follow
 from headrace.errors import HeadraceError, InvalidInput, NotFound
-from headrace.model import Record
+from headrace.model import Record, State, document
 from headrace.testing import packet
 from headrace.testing.controller import controller_thread
 from headrace.testing.world import HOSTS, OUT, World, group, network, port, rule
@@ -111,33 +113,33 @@ def test_ports_that_cannot_send(trace: Trace) -> None:
         trace("icmp 10.0.0.4 > 10.0.0.2", name="twin")
 
 
-ADD = "openstack security group rule create"
-
 MISSING = {
     "tcp 10.0.0.1:1 > 10.0.0.2:81": [
-        "no ingress rule of security group web (web-0001) allows tcp 81 from 10.0.0.1; add one with: ",
-        f"{ADD} --ingress --ethertype IPv4 --protocol tcp --dst-port 81 --remote-ip 10.0.0.1/32 web-0001",
+        "no ingress rule of security group web (web-0001) allows tcp 81 from 10.0.0.1; ",
+        "add to the rules of web-0001 in YAML: - {id: NEW, direction: ingress, ethertype: IPv4, protocol: 6, ",
+        'port_min: 81, port_max: 81, remote_cidr: "10.0.0.1/32"}',
     ],
     "icmp fd00::1 > fd00::2 echo": [
-        "no egress rule of security group web (web-0001) allows ipv6-icmp 128/0 to fd00::2; add one with: ",
-        f"{ADD} --egress --ethertype IPv6 --protocol ipv6-icmp --icmp-type 128 --icmp-code 0 ",
-        "--remote-ip fd00::2/128 web-0001",
+        "no egress rule of security group web (web-0001) allows ipv6-icmp 128/0 to fd00::2; ",
+        "add to the rules of web-0001 in YAML: - {id: NEW, direction: egress, ethertype: IPv6, protocol: 58, ",
+        'port_min: 128, port_max: 0, remote_cidr: "fd00::2/128"}',
     ],
     "ip 10.0.0.1 > 10.0.0.2 proto 47": [
-        "no ingress rule of security group web (web-0001) allows protocol 47 from 10.0.0.1; add one with: ",
-        f"{ADD} --ingress --ethertype IPv4 --protocol 47 --remote-ip 10.0.0.1/32 web-0001",
+        "no ingress rule of security group web (web-0001) allows protocol 47 from 10.0.0.1; ",
+        "add to the rules of web-0001 in YAML: - {id: NEW, direction: ingress, ethertype: IPv4, protocol: 47, ",
+        'remote_cidr: "10.0.0.1/32"}',
     ],
     "icmp 10.0.0.1 > 10.0.0.5": [
         "port twin (bb-5) carries no security group, so nothing allows icmp 8/0 from 10.0.0.1; ",
-        "give it one with: openstack port set --security-group GROUP bb-5",
+        "give it one in YAML: security_groups: [GROUP]",
     ],
     "tcp 10.0.0.1:1 > 10.0.0.2:80 syn+ack": ["a SYN+ACK answers a SYN: trace the SYN"],
     "icmp 10.0.0.1 > 10.0.0.2 3/1": ["an ICMP error passes with the connection that it quotes"],
-    "icmp 10.0.0.1 > 10.0.0.3": ["port three (bb-3) is down; enable it with: openstack port set --enable bb-3"],
+    "icmp 10.0.0.1 > 10.0.0.3": ["port three (bb-3) is down; enable it in YAML: admin_up: true"],
     "icmp 10.0.0.1 > 10.0.0.4": ["port twin (bb-4) has that MAC, but is not bound to a host"],
     "icmp 10.0.0.77 > 10.0.0.2": [
-        "allow port one (aa-1) to send from there with: openstack port set ",
-        "--allowed-address ip-address=10.0.0.77,mac-address=02:00:00:00:00:01 aa-1",
+        "allow port one (aa-1) to send from there: add to its address_pairs in YAML: ",
+        '- {address: "10.0.0.77", mac: "02:00:00:00:00:01"}',
     ],
 }
 
@@ -150,12 +152,75 @@ def test_what_is_missing(trace: Trace, line: str) -> None:
     assert result.output.splitlines()[-2].startswith("dropped on host h")
 
 
+ADD = "openstack security group rule create"
+
+BY_NEUTRON = {
+    "tcp 10.0.0.1:1 > 10.0.0.2:81": f"add one with: {ADD} --ingress --ethertype IPv4 --protocol tcp --dst-port 81 "
+    "--remote-ip 10.0.0.1/32 web-0001",
+    "icmp fd00::1 > fd00::2 echo": f"add one with: {ADD} --egress --ethertype IPv6 --protocol ipv6-icmp --icmp-type 128"
+    " --icmp-code 0 --remote-ip fd00::2/128 web-0001",
+    "icmp 10.0.0.1 > 10.0.0.5": "give it one with: openstack port set --security-group GROUP bb-5",
+    "icmp 10.0.0.1 > 10.0.0.3": "enable it with: openstack port set --enable bb-3",
+    "icmp 10.0.0.77 > 10.0.0.2": "to send from there with: openstack port set "
+    "--allowed-address ip-address=10.0.0.77,mac-address=02:00:00:00:00:01 aa-1",
+    "icmp 10.0.0.1 > 10.0.0.6": "port lost (bb-6) carries security group gone, which Neutron has not told of, "
+    "so nothing allows icmp 8/0 from 10.0.0.1; look with: openstack security group show gone",
+}
+LOST = """  - {id: bb-6, name: lost, network: blue, mac: 02:00:00:00:00:06, addresses: [10.0.0.6], host: h1,
+     security_groups: [gone]}
+"""
+
+
+@pytest.mark.parametrize("line", BY_NEUTRON)
+def test_what_neutron_wrote_is_changed_there(line: str) -> None:
+    state = State.of(document.read((FILE + LOST).encode(), "state.yaml"))
+    one = state.ports["aa-1"]
+    journey = follow(state, Arrival(port=one.id, frame=frame_of(state, one, line, from_mac=None, to_mac=None)))
+    assert not journey.arrives
+    (told,) = advice(state, journey, {(item.type, item.id): "neutron" for item in state.all()})
+    assert told.endswith(BY_NEUTRON[line])
+    (told,) = advice(state, journey, {(item.type, item.id): "cli" for item in state.all()})
+    assert "openstack" not in told
+    assert "in YAML: " in told
+
+
+def traced(path: Path, text: str, line: str) -> tuple[int, str]:
+    path.write_text(text)
+    result = CliRunner().invoke(root, ["trace", "--state", str(path), "--port", "one", line])
+    return result.exit_code, result.output.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("line", "before"),
+    [
+        ("tcp 10.0.0.1:1 > 10.0.0.2:81", "    rules:\n"),
+        ("ip 10.0.0.1 > 10.0.0.2 proto 47", "    rules:\n"),
+        ("icmp 10.0.0.1 > 10.0.0.2 13/0", "    rules:\n"),
+        ("icmp 10.0.0.1 > 10.0.0.6", "security_groups:\n"),
+    ],
+)
+def test_what_is_told_to_add_helps(tmp_path: Path, line: str, before: str) -> None:
+    status, told = traced(tmp_path / "state.yaml", FILE + LOST, line)
+    assert status == 2
+    entry = told.partition("in YAML: ")[2]
+    helped = (FILE + LOST).replace(before, f"{before}{' ' * (6 if before.startswith(' ') else 2)}{entry}\n", 1)
+    assert traced(tmp_path / "state.yaml", helped, line)[0] == 0
+
+
+def test_a_group_that_nobody_has_is_named(tmp_path: Path) -> None:
+    _, told = traced(tmp_path / "state.yaml", FILE + LOST, "icmp 10.0.0.1 > 10.0.0.6")
+    assert told.startswith("port lost (bb-6) carries security group gone, which the state does not have, so nothing")
+    both = FILE + LOST.replace("[gone]", "[web-0001, gone]")
+    _, told = traced(tmp_path / "state.yaml", both, "tcp 10.0.0.1:1 > 10.0.0.6:81")
+    assert "(security group gone that port lost (bb-6) carries too, the state does not have); add to the rules" in told
+
+
 def test_a_sender_that_is_down(trace: Trace) -> None:
     result = trace("icmp 10.0.0.3 > 10.0.0.2", name="three")
     assert result.exit_code == 2
     assert result.output.splitlines()[-2:] == [
         "dropped on host h1: PORT_DOWN, the port is administratively down",
-        "port three (bb-3) is down; enable it with: openstack port set --enable bb-3",
+        "port three (bb-3) is down; enable it in YAML: admin_up: true",
     ]
 
 

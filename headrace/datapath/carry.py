@@ -292,9 +292,16 @@ class Carry:
         layouts = self._layouts["hr_conns"][1]
         new = convert(*layouts, old)
         used = 0
-        for row, index in zip(new, self._spare, strict=False):
+        for number, row in enumerate(new):
+            if not self._spare:
+                log.warning(
+                    "carried not=%d: made while devices were switched, and no spare index left; judged as new by their"
+                    " next packet",
+                    len(new) - number,
+                )
+                break
             one = row[None, :]
-            place = np.array([index])
+            place = np.array(self._spare[:1])
             self._put("hr_conns", place, one)
             try:
                 self._put_flows(place, one, BPF_NOEXIST)
@@ -306,7 +313,7 @@ class Carry:
                 self._put("hr_conns", place, np.zeros_like(one))
             else:
                 add(abi.Carry(port=int(layouts[1].column(one, "port")[0]), connections=1))
-                self._spare = range(index + 1, self._spare.stop)
+                self._spare = self._spare[1:]
                 used += 1
         return used
 

@@ -59,7 +59,7 @@ static __always_inline bool hr_flow_orphan(const struct hr_flow_key *key, __u64 
 	return !bpf_map_delete_elem(&hr_flows, key);
 }
 
-/* Remove an entry that we wrote for a connection which has ended meanwhile. */
+/* Remove a key's entry if it is this connection's: it may have been given to another one. */
 static __always_inline void hr_disown(const struct hr_flow_key *key, __u64 id)
 {
 	struct hr_flow *flow = bpf_map_lookup_elem(&hr_flows, key);
@@ -94,9 +94,9 @@ static __always_inline bool hr_retire(__u32 index, __u64 id)
 
 	if (!conn || __sync_val_compare_and_swap(&conn->id, id, id | HR_CONN_DEAD) != id)
 		return false;
-	bpf_map_delete_elem(&hr_flows, &conn->key[0]);
+	hr_disown(&conn->key[0], id);
 	if (conn->key[1].where != HR_WHERE_NONE)
-		bpf_map_delete_elem(&hr_flows, &conn->key[1]);
+		hr_disown(&conn->key[1], id);
 	port = conn->port;
 	WRITE_ONCE(conn->id, 0);
 	hr_conn_release(index, port);

@@ -123,28 +123,38 @@ static __noinline int hr_insert(const struct hr_walk *walk, bool reply)
 	const struct hr_flow *flow = reply ? &walk->answer : &walk->flow;
 	/* An int: until Linux 6.4 a map's error comes with the upper half of its register clear, and is no negative long. */
 	int error = bpf_map_update_elem(&hr_flows, key, flow, BPF_NOEXIST);
-	struct hr_flow *taken;
+	struct hr_flow *taken, *second;
 	struct hr_conn *holder;
-	__u32 index;
-	__u64 id;
+	__u32 last, index;
+	__u64 id, owner;
 
 	if (error != HR_EEXIST)
 		return error;
 	taken = bpf_map_lookup_elem(&hr_flows, key);
 	if (!taken)
 		return error;
-	index = taken->conn;
-	id = taken->conn_id;
+	last = READ_ONCE(taken->last);
+	barrier();
+	index = READ_ONCE(taken->conn);
+	id = READ_ONCE(taken->conn_id);
+	barrier();
+	if (READ_ONCE(taken->first) != last || id == walk->flow.conn_id)
+		return error;
 	holder = bpf_map_lookup_elem(&hr_conns, &index);
 	if (!holder)
 		return error;
-	if (READ_ONCE(holder->id) != id) {
+	owner = READ_ONCE(holder->id);
+	barrier();
+	if (owner != id) {
 		if (!hr_flow_orphan(key, id))
 			return error;
+	} else if (!hr_key_equal(&holder->key[0], key) && !hr_key_equal(&holder->key[1], key)) {
+		return error; /* the element has just been given to another key */
 	} else if (hr_same_pair(holder->key, walk->keys) &&
 		   !(holder->state == HR_STATE_STATELESS && walk->flags & (HR_WALK_TRACK_FROM | HR_WALK_TRACK_TO))) {
 		/* Made just now by another CPU - or long ago, and it has lost its other key to a race: then it is of no use. */
-		if (bpf_map_lookup_elem(&hr_flows, other) ||
+		second = bpf_map_lookup_elem(&hr_flows, other);
+		if ((second && READ_ONCE(second->conn_id) != walk->flow.conn_id) ||
 		    (__s64)(hr_now() - holder->created) < (__s64)HR_CONN_SETTLED || !hr_retire(index, id))
 			return error;
 	} else if (!hr_retire(index, id)) {
@@ -208,8 +218,11 @@ static __always_inline int hr_redecide(struct hr_walk *walk)
 		hr_move_reply(walk, conn);
 		conn->flags |= hr_tracking(walk);
 	}
-	if (!walk->packet.fragment)
-		bpf_map_update_elem(&hr_flows, &walk->packet.key, &walk->flow, BPF_EXIST);
+	if (walk->packet.fragment || bpf_map_update_elem(&hr_flows, &walk->packet.key, &walk->flow, BPF_EXIST))
+		return HR_REASON_NONE;
+	/* Once it has ended the key may be another's, which then lacks it: better than a decision that nobody owns. */
+	if (READ_ONCE(conn->id) != walk->conn_id)
+		hr_disown(&walk->packet.key, walk->conn_id);
 	return HR_REASON_NONE;
 }
 

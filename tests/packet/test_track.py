@@ -13,6 +13,7 @@ from headrace.datapath.decision import Place
 from headrace.model import Port
 from headrace.model import State as Desired
 from headrace.testing import packet
+from headrace.testing.host import PacketHost
 from headrace.testing.observation import Observed
 from headrace.testing.packet import BROADCAST, Somewhere
 from headrace.testing.twin import Twin, sent, tunnelled
@@ -571,6 +572,66 @@ def test_an_entry_of_a_connection_that_is_gone_is_nobodys(twin: MakeTwin) -> Non
     assert (observed.reason, observed.replayed) == (Reason.NONE, False)
     (fresh,) = (found for found in host.memory.connections().values() if found.id != conn.id + 4096)
     assert host.memory.find(fresh.key[0]) == (fresh, False)
+
+
+def forge(host: PacketHost, key: abi.FlowKey, owner: abi.Conn) -> bytes:
+    """Let a key's entry name somebody else's live connection, as a reused element of the table may for a moment."""
+    flows, found = host.datapath.maps["hr_flows"], host.memory.find(owner.key[0])
+    assert found == (owner, False)
+    value = flows.lookup(owner.key[0].pack()) or b""
+    flows.update(key.pack(), value)
+    return value
+
+
+def test_a_new_connection_ends_no_stranger(twin: MakeTwin) -> None:
+    """What is found under its key is the key's own connection, or not touched."""
+    host = twin(*STATE).host
+    host.run(sent("a", packet.udp(A, B, 1000, 53)))
+    host.run(sent("b", packet.udp(B, C, 7, 53)))
+    table = host.memory.live()
+    (index, conn), (_, stranger) = table.items()
+    expired = replace(conn, timeout=0, counter=(replace(conn.counter[0], seen=1), conn.counter[1]))
+    host.datapath.maps["hr_conns"].update(abi.U32(value=index).pack(), expired.pack())
+    wait_until(lambda: len(host.memory.live()) == 1, what="the first is swept")
+    forge(host, conn.key[1], stranger)
+    for _ in range(2):
+        assert host.run(sent("a", packet.udp(A, B, 1000, 53))).reason == Reason.NONE
+        assert list(host.memory.live().values()) == [stranger]
+    host.datapath.maps["hr_flows"].delete(conn.key[1].pack())
+    assert host.run(sent("a", packet.udp(A, B, 1000, 53))).connection == State.NEW
+    assert not host.memory.inconsistencies()
+
+
+def test_an_ended_connection_takes_only_its_own_keys(twin: MakeTwin) -> None:
+    host = twin(*STATE).host
+    host.run(sent("a", packet.udp(A, B, 1000, 53)))
+    host.run(sent("b", packet.udp(B, C, 7, 53)))
+    (index, conn), (_, stranger) = host.memory.live().items()
+    value = forge(host, conn.key[1], stranger)
+    expired = replace(conn, timeout=0, counter=(replace(conn.counter[0], seen=1), conn.counter[1]))
+    host.datapath.maps["hr_conns"].update(abi.U32(value=index).pack(), expired.pack())
+    wait_until(lambda: len(host.memory.live()) == 1, what="it is swept")
+    flows = host.datapath.maps["hr_flows"]
+    assert (flows.lookup(conn.key[0].pack()), flows.lookup(conn.key[1].pack())) == (None, value)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_connection_that_lost_a_key_is_replaced(twin: MakeTwin, lost: int) -> None:
+    """Once nobody can still be making it, whichever of its keys it lost to a race."""
+    asked = twin(*STATE)
+    host, ways = asked.host, (sent("a", packet.udp(A, B, 1000, 53)), sent("b", packet.udp(B, A, 53, 1000)))
+    host.run(ways[0])
+    ((index, conn),) = host.memory.live().items()
+    host.datapath.maps["hr_flows"].delete(conn.key[lost].pack())
+    assert host.run(ways[lost]).reason == Reason.NONE
+    assert list(host.memory.live().values()) == [conn], "it may be in the making"
+    settled = replace(conn, created=conn.created - 2_000_000_000)
+    host.datapath.maps["hr_conns"].update(abi.U32(value=index).pack(), settled.pack())
+    assert host.run(ways[lost]).connection == State.NEW
+    (fresh,) = host.memory.live().values()
+    assert (fresh.id != conn.id, fresh.key[0]) == (True, conn.key[lost])
+    assert host.run(ways[lost]).replayed
+    assert not host.memory.inconsistencies()
 
 
 # The sweeper, which runs by itself from the load on

@@ -59,7 +59,7 @@ enum hr_reason {
 	HR_REASON_NO_ROUTE, /* the underlay has no route to the VTEP */
 	HR_REASON_NO_NEIGHBOUR, /* the underlay's next hop does not answer */
 	HR_REASON_TABLE_FULL, /* no room for another connection */
-	HR_REASON_QUOTA, /* the port has as many connections as it may have */
+	HR_REASON_QUOTA, /* the port has as many connections as it may have, or too large a share of a table nearly full */
 	HR_REASON_BUSY, /* what it needs is being retired, or full for a moment; the sender will try again */
 	HR_REASON_INTERNAL, /* a table or helper failed; a bug */
 	HR_REASON_FROM_HOST, /* the host's own stack tried to reach a port */

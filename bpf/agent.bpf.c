@@ -14,9 +14,6 @@
 /* Ports counted every 20 ms: all of them in 160 ms. */
 #define HR_CENSUS_BATCH 512
 
-/* A table or a quota is tight when more than 7/8 of it are in use. */
-#define HR_TIGHT(number) ((number) * 7ULL / 8)
-
 struct hr_sweeper {
 	struct bpf_timer timer;
 	__u32 port; /* the next that the census counts */
@@ -199,14 +196,14 @@ static long hr_sweep_one(__u32 step, struct hr_sweep *sweep)
 /* Above which number of connections a port is pressed. */
 static __always_inline void hr_sweep_limits(struct hr_sweep *sweep)
 {
-	__u64 *used = hr_cursor(HR_CURSOR_USED), *owners = hr_cursor(HR_CURSOR_OWNERS);
+	__u64 *used = hr_cursor(HR_CURSOR_USED);
 	__u32 zero = 0;
 	struct hr_config *config = bpf_map_lookup_elem(&hr_configs, &zero);
 
 	sweep->quota = config && config->quota ? HR_TIGHT(config->quota) : ~0ULL;
 	sweep->share = ~0ULL;
-	if (used && owners && *owners && *used > HR_TIGHT(hr_connections))
-		sweep->share = *used / *owners;
+	if (used && *used > HR_TIGHT(hr_connections))
+		sweep->share = hr_share(*used);
 }
 
 static int hr_sweep_round(void *map, __u32 *key, struct hr_sweeper *sweeper)

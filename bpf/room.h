@@ -13,6 +13,8 @@
 
 #define HR_EVICT_TRIES 16
 #define HR_ROOM_TRIES 4 /* what gave way may be taken by another CPU first */
+/* A table or a quota is tight when more than 7/8 of it are in use. */
+#define HR_TIGHT(number) ((number) * 7ULL / 8)
 
 /* How many connections there may be; the agent sets it, and sizes hr_conns and hr_conn_free for some more. */
 const volatile __u32 hr_connections = 258048;
@@ -79,6 +81,28 @@ static __noinline int hr_evict(__u32 port)
 	return eviction.done;
 }
 
+/* A port's share of so many connections. One port more is counted than have any: else of ports that fill the table together
+ * none would have more than its share.
+ */
+static __always_inline __u64 hr_share(__u64 used)
+{
+	__u64 *owners = hr_cursor(HR_CURSOR_OWNERS), ports = owners ? READ_ONCE(*owners) : 0;
+
+	return used / (ports ? ports + 1 : 2);
+}
+
+/* Whether a port, once it has given back so many, still has more than its share of a tight table: the last eighth is for others. */
+static __always_inline bool hr_crowds(__u32 port, __u32 back)
+{
+	__u64 *used = hr_cursor(HR_CURSOR_USED), all = used ? READ_ONCE(*used) - back : 0;
+	struct hr_conn_count *count;
+
+	if (all <= HR_TIGHT(hr_connections))
+		return false;
+	count = bpf_map_lookup_elem(&hr_conn_counts, &port);
+	return count && READ_ONCE(count->live) - back > hr_share(all);
+}
+
 /* False: the port has as many connections as it may. */
 static __always_inline bool hr_quota_take(__u32 port)
 {
@@ -133,26 +157,30 @@ static __always_inline __s64 hr_conn_index(void)
 /* Make room in a full table: a port that has more than its share takes of its own first, another of the port that has most. */
 static __always_inline bool hr_evict_any(__u32 port)
 {
-	__u64 *hog = hr_cursor(HR_CURSOR_HOG), *owners = hr_cursor(HR_CURSOR_OWNERS), *used = hr_cursor(HR_CURSOR_USED);
+	__u64 *hog = hr_cursor(HR_CURSOR_HOG), *used = hr_cursor(HR_CURSOR_USED);
 	struct hr_conn_count *count = bpf_map_lookup_elem(&hr_conn_counts, &port);
 	__u32 first = port, second = port;
 
-	if (!hog || !owners || !used || !count)
+	if (!hog || !used || !count)
 		return false;
-	if (READ_ONCE(count->live) * READ_ONCE(*owners) > READ_ONCE(*used))
+	if (READ_ONCE(count->live) > hr_share(READ_ONCE(*used)))
 		second = READ_ONCE(*hog);
 	else
 		first = READ_ONCE(*hog);
 	return hr_evict(first) || hr_evict(second);
 }
 
-/* Room for one more connection of a port: quota and an index are taken, if need be from one that gives way. */
+/* Room for one more connection of a port: quota and an index are taken, if need be from one that gives way. A port with more than
+ * its share of a tight table has to give one for one.
+ */
 static __always_inline int hr_room(__u32 port, __u32 *index)
 {
 	struct hr_conn_count *count;
 	__s64 found;
 	int i;
 
+	if (hr_crowds(port, 0) && !hr_evict(port))
+		return HR_REASON_QUOTA;
 	/* Not loops: Linux 6.1 takes none whose head follows the call of a function (kernel/bpf/verifier.c, visit_func_insn). */
 #pragma unroll
 	for (i = 0; i <= HR_ROOM_TRIES; i++) {
@@ -212,8 +240,8 @@ static __noinline int hr_would_evict(__u32 port)
 	return eviction.done;
 }
 
-/* As hr_room, but nothing is taken and nobody gives way. */
-static __always_inline int hr_room_left(__u32 port)
+/* As hr_room once the port has given back so many, but nothing is taken and nobody gives way. */
+static __always_inline int hr_room_left(__u32 port, __u32 back)
 {
 	struct hr_conn_count *count = bpf_map_lookup_elem(&hr_conn_counts, &port);
 	__u64 *hog = hr_cursor(HR_CURSOR_HOG), *used = hr_cursor(HR_CURSOR_USED);
@@ -223,8 +251,8 @@ static __always_inline int hr_room_left(__u32 port)
 
 	if (!count || !config || !hog || !used)
 		return HR_REASON_QUOTA;
-	quota = !config->quota || READ_ONCE(count->live) < config->quota;
-	if ((quota && READ_ONCE(*used) < hr_connections) || hr_would_evict(port))
+	quota = (!config->quota || READ_ONCE(count->live) - back < config->quota) && !hr_crowds(port, back);
+	if ((quota && READ_ONCE(*used) - back < hr_connections) || hr_would_evict(port))
 		return HR_REASON_NONE;
 	if (!quota)
 		return HR_REASON_QUOTA;

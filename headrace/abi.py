@@ -251,7 +251,7 @@ class Reason(Named):
     NO_ROUTE = 34, "the underlay has no route to the VTEP"
     NO_NEIGHBOUR = 35, "the underlay's next hop does not answer"
     TABLE_FULL = 36, "no room for another connection"
-    QUOTA = 37, "the port has as many connections as it may have"
+    QUOTA = 37, "the port has as many connections as it may have, or too large a share of a table nearly full"
     BUSY = 38, "what it needs is being retired, or full for a moment; the sender will try again"
     INTERNAL = 39, "a table or helper failed; a bug"
     FROM_HOST = 40, "the host's own stack tried to reach a port"

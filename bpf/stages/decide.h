@@ -362,9 +362,7 @@ static __always_inline void hr_clamp(struct __sk_buff *skb, const struct hr_walk
 /* What hr_connect would find, but for races. */
 static __always_inline int hr_could_connect(const struct hr_walk *walk)
 {
-	if (walk->flags & HR_WALK_ROOM)
-		return HR_REASON_NONE;
-	return hr_room_left(walk->from_port ? walk->from_port : walk->to_port);
+	return hr_room_left(walk->from_port ? walk->from_port : walk->to_port, walk->flags & HR_WALK_ROOM ? 1 : 0);
 }
 
 /* Keep the decision, with the packet's connection. */

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from headrace import abi
 from headrace.abi import Reason, State
+from headrace.model import Port
 from headrace.model import State as Desired
 from headrace.testing import packet
 from headrace.testing.host import CONNECTIONS, PacketHost
@@ -27,6 +28,8 @@ STATE = (BLUE, group("any", *ANY), A, B, C)
 OVER = ((">FA", "<FA"), (">S", "<RA"))
 TRIES = 16
 """HR_EVICT_TRIES of bpf/room.h."""
+TIGHT = CONNECTIONS * 7 // 8
+"""HR_TIGHT of bpf/room.h."""
 
 
 class Had(NamedTuple):
@@ -242,13 +245,13 @@ def test_a_search_is_bounded_and_goes_on_with_the_next_packet(twin: MakeTwin) ->
 # The host's table
 
 
-def fill(host: PacketHost, sender: str, receiver: str, first: int = 0) -> int:
-    """Ask until the table is full; returns the number after the last."""
+def fill(host: PacketHost, sender: str, receiver: str, first: int = 0, *, limit: int = CONNECTIONS) -> int:
+    """Ask until there are ``limit`` connections; returns the number after the last."""
     ends = {"a": A, "b": B, "c": C}
     whole = packet.udp(ends[sender], ends[receiver], 0, 53)
     number = first
-    while host.memory.cursor(abi.Cursor.USED) < CONNECTIONS:
-        for _ in range(CONNECTIONS - host.memory.cursor(abi.Cursor.USED)):
+    while host.memory.cursor(abi.Cursor.USED) < limit:
+        for _ in range(limit - host.memory.cursor(abi.Cursor.USED)):
             observed = host.run(sent(sender, whole[:34] + number.to_bytes(2, "big") + whole[36:]))
             assert observed.reason == Reason.NONE
             number += 1
@@ -256,32 +259,69 @@ def fill(host: PacketHost, sender: str, receiver: str, first: int = 0) -> int:
 
 
 def test_a_full_table(twin: MakeTwin) -> None:
-    """Half-open ones of the port give way, then the hog's; answered ones never; then it is full."""
+    """Half-open ones of the port that has most give way, to it and to others; answered ones never; then it is full."""
     host = twin(*STATE).host
     for number in range(3):
         ask(host, number)
         answer(host, number)
-    end = fill(host, "a", "c", first=3)
-    assert had(host, "a") == (CONNECTIONS, 0)
+    end = fill(host, "a", "c", first=3, limit=TIGHT + 1)
+    assert had(host, "a") == (TIGHT + 1, 0)
     assert ask(host, end).reason == Reason.NONE
+    assert had(host, "a") == (TIGHT + 1, 1), "one for one"
     assert 3 not in asked_for(host.memory)
     hog = host.ports["a"]
     wait_until(lambda: host.memory.cursor(abi.Cursor.HOG) == hog, what="the census names the hog")
-    assert host.memory.cursor(abi.Cursor.OWNERS) == 1
-    for number in range(5):
+    last = fill(host, "b", "c") - 1
+    some = last + 1
+    assert (had(host, "a"), had(host, "b")) == ((TIGHT + 1, 1), (some, 0)), "the last eighth is for the other"
+    for number in range(some, some + 5):
         assert host.run(sent("b", packet.udp(B, C, number, 53))).reason == Reason.NONE, "the hog's give way to it"
-    assert (had(host, "a"), had(host, "b")) == ((CONNECTIONS - 5, 6), (5, 0))
+    assert (had(host, "a"), had(host, "b")) == ((TIGHT - 4, 6), (some + 5, 0))
     put_ring(host, "a", 0, tail=0, conn={})
-    assert host.run(sent("b", packet.udp(B, C, 5, 53))).reason == Reason.NONE, "where the hog has none, its own"
-    assert (had(host, "a"), had(host, "b")) == ((CONNECTIONS - 5, 6), (5, 1))
+    assert host.run(sent("b", packet.udp(B, C, some + 5, 53))).reason == Reason.NONE, "where the hog has none, its own"
+    assert (had(host, "a"), had(host, "b")) == ((TIGHT - 4, 6), (some + 5, 1))
     assert ask(host, 0).replayed
+    assert ask(host, end + 1).reason == Reason.QUOTA
     put_ring(host, "b", 0, tail=0, conn={})
-    refused = host.run(sent("b", packet.udp(B, C, 6, 53)))
+    refused = host.run(sent("b", packet.udp(B, C, some + 6, 53)))
     assert (refused.reason, refused.outputs) == (Reason.TABLE_FULL, ())
     assert refused.counts.reasons == {("b", Reason.TABLE_FULL): 1}
     assert ask(host, 0).replayed
     assert not host.memory.inconsistencies()
     assert len(host.memory.free()) <= CONNECTIONS // abi.CONN_REST
+
+
+def test_ports_that_fill_the_table_leave_the_last_eighth_to_others(twin: MakeTwin) -> None:
+    """Four at their quota each, all answered, would have it all; nobody else has any connection yet."""
+    crowd = [port(f"p{number}", "blue", 10 + number, "any") for number in range(4)]
+    asked = twin(*STATE, *crowd, quota=CONNECTIONS // 4)
+    host = asked.host
+
+    def opens(one: Port, number: int) -> Reason:
+        """An answered connection, if it may have one more."""
+        asking = sent(one.id, packet.udp(one, C, number, 53))
+        foretold = host.ask(asking)
+        reason = host.run(asking).reason
+        assert foretold is not None
+        assert foretold.reason == reason
+        if reason == Reason.NONE:
+            assert host.run(tunnelled(packet.udp(C, one, 53, number))).connection == State.ASSURED
+        return reason
+
+    for number in range(200):
+        assert {opens(one, number) for one in crowd} == {Reason.NONE}
+    wait_until(lambda: host.memory.cursor(abi.Cursor.OWNERS) == 4, what="the census has counted them")
+    for number in range(200, 224):
+        assert {opens(one, number) for one in crowd} == {Reason.NONE}
+    assert host.memory.cursor(abi.Cursor.USED) == TIGHT
+    assert [opens(one, 224) for one in crowd] == [Reason.NONE, *[Reason.QUOTA] * 3]
+    for number in range(30):
+        assert opens(A, number) == opens(B, number) == Reason.NONE
+    assert opens(crowd[0], 225) == Reason.QUOTA
+    assert host.memory.cursor(abi.Cursor.USED) == TIGHT + 61
+    assert not any(had(host, one.id).evicted for one in (*crowd, A, B))
+    assert host.run(sent("p0", packet.udp(crowd[0], C, 0, 53))).replayed, "what they have stays"
+    assert not host.memory.inconsistencies()
 
 
 def test_an_index_rests_before_it_is_used_again(twin: MakeTwin) -> None:
@@ -337,7 +377,7 @@ def test_no_port_is_pressed_for_what_others_hold(twin: MakeTwin) -> None:
     """A tight table presses those that have more than their share."""
     host = twin(*STATE).host
     host.run(sent("b", packet.udp(B, C, 1, 53)))
-    fill(host, "a", "c", first=10)
+    fill(host, "a", "c", first=10, limit=TIGHT + 1)
     wait_until(lambda: host.memory.cursor(abi.Cursor.OWNERS) == 2, what="both are counted")
     wait_until(lambda: set(pressed(host).values()) == {30_000, 5001}, what="the hog is pressed")
     assert pressed(host)[1] == 30_000

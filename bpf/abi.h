@@ -41,7 +41,7 @@ enum hr_reason {
 	HR_REASON_MULTICAST_SOURCE, /* the source address or MAC is a multicast one */
 	HR_REASON_PORT_DOWN, /* the port is administratively down */
 	HR_REASON_NO_PORT, /* the device belongs to no port */
-	HR_REASON_FRAGMENT_ORPHAN, /* a later fragment whose first one was not seen */
+	HR_REASON_FRAGMENT_ORPHAN, /* a later fragment whose first one was not forwarded lately */
 	HR_REASON_FRAGMENT_OVERLAP, /* a fragment that overlaps the first one */
 	HR_REASON_FRAGMENT_TINY, /* a first fragment too short for its transport header */
 	HR_REASON_ICMP_UNRELATED, /* an ICMP error that quotes no connection known here */
@@ -388,7 +388,7 @@ struct hr_fragment {
 /* Which first fragments a port keeps; the oldest gives way to a newer one, so that no port crowds out another. */
 #define HR_FRAGMENTS_PORT 64
 struct hr_fragment_slot {
-	__u32 port; /* the local sender, else the local receiver, else 0 */
+	__u32 port; /* the local sender, else the local receiver, of a flood the first */
 	__u32 slot; /* below HR_FRAGMENTS_PORT */
 };
 

@@ -109,6 +109,9 @@ struct hr_walk {
 	struct hr_flow answer;
 	struct hr_adjacency adjacency;
 	__u32 hop; /* enum hr_reason: how the next hop was found */
+	struct hr_fragment_key fragment_key;
+	struct hr_fragment_key fragment_gone; /* the one that gives way */
+	struct hr_fragment fragment;
 };
 #define HR_WALK_FRESH offsetof(struct hr_walk, keys) /* octets to clear before a walk */
 

@@ -233,7 +233,7 @@ class Reason(Named):
     MULTICAST_SOURCE = 16, "the source address or MAC is a multicast one"
     PORT_DOWN = 17, "the port is administratively down"
     NO_PORT = 18, "the device belongs to no port"
-    FRAGMENT_ORPHAN = 19, "a later fragment whose first one was not seen"
+    FRAGMENT_ORPHAN = 19, "a later fragment whose first one was not forwarded lately"
     FRAGMENT_OVERLAP = 20, "a fragment that overlaps the first one"
     FRAGMENT_TINY = 21, "a first fragment too short for its transport header"
     ICMP_UNRELATED = 22, "an ICMP error that quotes no connection known here"
@@ -1590,7 +1590,7 @@ class FragmentSlot(Packed, frozen=True, kw_only=True):
     }
 
     port: int = 0
-    """the local sender, else the local receiver, else 0"""
+    """the local sender, else the local receiver, of a flood the first"""
     slot: int = 0
     """below HR_FRAGMENTS_PORT"""
 

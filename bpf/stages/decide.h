@@ -385,6 +385,7 @@ static __always_inline int hr_decide(struct __sk_buff *skb, struct hr_walk *walk
 	reason = hr_keep(walk, out);
 	if (reason)
 		return hr_drop(skb, walk, reason);
+	hr_fragment_keep(walk, walk->from_port ? walk->from_port : walk->to_port);
 	if (walk->from_port) {
 		hr_count_from_port(walk->from_port, walk->weight);
 		if (walk->packet.key.proto == IPPROTO_TCP && walk->packet.tcp_flags & HR_TCP_SYN)

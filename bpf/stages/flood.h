@@ -16,6 +16,7 @@ struct hr_flooding {
 	__u32 round; /* octets of the outer headers of this round's VTEPs: those of IPv4 first */
 	__u32 more; /* there are some of IPv6 */
 	__u32 copies;
+	__u32 taker; /* the first local port that took one */
 };
 
 static __always_inline struct hr_flood *hr_flood_slot(const struct hr_walk *walk, __u32 slot)
@@ -49,6 +50,8 @@ static long hr_flood_port(__u32 slot, struct hr_flooding *flooding)
 	}
 	flooding->skb->mark = HR_MARK;
 	flooding->copies++;
+	if (!flooding->taker)
+		flooding->taker = index;
 	if (!hr_dry && !bpf_clone_redirect(flooding->skb, port->ifindex, 0))
 		hr_count_to_port(index, walk->weight);
 	return 0;
@@ -125,6 +128,8 @@ static __always_inline int hr_flood(struct __sk_buff *skb, struct hr_walk *walk)
 			bpf_loop(HR_FLOOD_SLOTS, hr_flood_vtep, &flooding, 0);
 		}
 	}
+	if (flooding.copies)
+		hr_fragment_keep(walk, walk->from_port ? walk->from_port : flooding.taker);
 	hr_budget_charge(walk->purse, 1 + flooding.copies);
 	hr_conclude(HR_REASON_FLOODED, TC_ACT_SHOT, 0, &walk->packet.key, &walk->rule);
 	hr_conclude_copies(flooding.copies);

@@ -30,48 +30,55 @@ static __always_inline bool hr_key_reply(const struct hr_flow_key *key, struct h
 	return true;
 }
 
-/* Keep a first fragment in the port's next slot; what was there is forgotten. */
-static __always_inline void hr_fragment_keep(const struct hr_walk *walk, const struct hr_fragment_key *key,
-					     const struct hr_fragment *first)
+/* What the fragments of a packet have in common. */
+static __always_inline void hr_fragment_name(const struct hr_packet *packet, struct hr_fragment_key *key)
 {
-	struct hr_fragment_slot slot = { .port = walk->from_port ? walk->from_port : walk->to_port };
-	__u32 *head = bpf_map_lookup_elem(&hr_fragment_heads, &slot.port);
-	struct hr_fragment_key *oldest;
+	__builtin_memset(key, 0, sizeof(*key));
+	__builtin_memcpy(key->saddr, packet->key.saddr, 32);
+	key->where = packet->key.where;
+	key->id = packet->fragment_id;
+	key->proto = packet->key.proto;
+}
 
-	if (hr_dry || !bpf_map_update_elem(&hr_fragments, key, first, BPF_EXIST) || !head)
+/* Keep a first fragment that goes on, in the next slot of `port`; what was there is forgotten. */
+static __always_inline void hr_fragment_keep(struct hr_walk *walk, __u32 port)
+{
+	const struct hr_packet *packet = &walk->packet;
+	struct hr_fragment_slot slot = { .port = port };
+	struct hr_fragment_key *key = &walk->fragment_key, *oldest;
+	struct hr_fragment *first = &walk->fragment;
+	__u32 *head;
+
+	if (hr_dry || packet->fragment != HR_FRAGMENT_FIRST)
+		return;
+	hr_fragment_name(packet, key);
+	__builtin_memset(first, 0, sizeof(*first));
+	first->first = first->last = hr_conn_new_id();
+	first->sport = packet->key.sport;
+	first->dport = packet->key.dport;
+	first->first_length = packet->l3 + packet->ip_length - packet->part;
+	first->seen = hr_now();
+	head = bpf_map_lookup_elem(&hr_fragment_heads, &slot.port);
+	if (!bpf_map_update_elem(&hr_fragments, key, first, BPF_EXIST) || !head)
 		return;
 	slot.slot = __sync_fetch_and_add(head, 1) % HR_FRAGMENTS_PORT;
 	oldest = bpf_map_lookup_elem(&hr_fragment_slots, &slot);
 	if (oldest) {
-		struct hr_fragment_key gone = *oldest;
-
-		bpf_map_delete_elem(&hr_fragments, &gone);
+		walk->fragment_gone = *oldest;
+		bpf_map_delete_elem(&hr_fragments, &walk->fragment_gone);
 	}
 	if (!bpf_map_update_elem(&hr_fragment_slots, &slot, key, BPF_ANY))
 		bpf_map_update_elem(&hr_fragments, key, first, BPF_ANY);
 }
 
-/* Fragments: the later ones take the ports of the first. */
-static __always_inline int hr_track_fragment(struct hr_walk *walk)
+/* A later fragment takes the ports of the first. */
+static __always_inline int hr_track_fragment(struct hr_packet *packet)
 {
-	struct hr_packet *packet = &walk->packet;
-	struct hr_fragment_key key = { .where = packet->key.where,
-				       .id = packet->fragment_id,
-				       .proto = packet->key.proto };
-	__u64 now = hr_now();
 	struct hr_fragment *known, first;
+	struct hr_fragment_key key;
+	__u64 now = hr_now();
 
-	__builtin_memcpy(key.saddr, packet->key.saddr, 32);
-	if (packet->fragment == HR_FRAGMENT_FIRST) {
-		__builtin_memset(&first, 0, sizeof(first));
-		first.first = first.last = hr_dry ? 0 : hr_conn_new_id();
-		first.sport = packet->key.sport;
-		first.dport = packet->key.dport;
-		first.first_length = packet->l3 + packet->ip_length - packet->part;
-		first.seen = now;
-		hr_fragment_keep(walk, &key, &first);
-		return HR_REASON_NONE;
-	}
+	hr_fragment_name(packet, &key);
 	known = bpf_map_lookup_elem(&hr_fragments, &key);
 	if (!known)
 		return HR_REASON_FRAGMENT_ORPHAN;
@@ -227,8 +234,8 @@ static __always_inline int hr_track(struct __sk_buff *skb, struct hr_walk *walk)
 		walk->flags |= HR_WALK_UNTRACKED;
 		return HR_REASON_NONE;
 	}
-	if (packet->fragment) {
-		reason = hr_track_fragment(walk);
+	if (packet->fragment == HR_FRAGMENT_LATER) {
+		reason = hr_track_fragment(packet);
 		if (reason)
 			return reason;
 	}

@@ -28,7 +28,7 @@ from headrace.datapath.oracle_forward import Receiver, flood, forward, learn, lo
 from headrace.datapath.oracle_respond import punt, respond
 from headrace.datapath.oracle_spoof import anti_spoof
 from headrace.datapath.oracle_too_big import Surroundings, answer, clamp, longest, path_mtu
-from headrace.datapath.oracle_track import Bond, bind, key_of, settle
+from headrace.datapath.oracle_track import Bond, bind, key_of, remember, settle
 from headrace.datapath.oracle_view import View
 from headrace.datapath.packet import Packet
 from headrace.model import State
@@ -140,6 +140,7 @@ class Walk:
         if self.longest > mtu:
             raise TooBig(self.longest, mtu, f"the way to VTEP {receiver.vtep}")
         connection = self.settle(receiver)
+        remember(self.connections, entry, self.now)
         sent = self.send(entry, receiver, verdict)
         if self.surroundings.mss_clamp and entry.port is not None:
             sent = msgspec.structs.replace(sent, frame=clamp(packet, mtu))
@@ -194,6 +195,8 @@ class Walk:
                 refused.append(Refusal(port=receiver.port.id, reason=dropped.reason))
                 self.judging = None
         self.verdicts.pop("to", None)
+        if outputs:
+            remember(self.connections, entry, self.now)
         return self.conclude(Reason.FLOODED, outputs=outputs, refused=refused)
 
     def settle(self, receiver: Receiver) -> Connection | None:

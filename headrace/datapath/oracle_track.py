@@ -11,7 +11,21 @@ from headrace.datapath.connection import Connection, Connections, FirstFragment
 from headrace.datapath.decision import Course, Dropped, Key, Place, Side
 from headrace.datapath.oracle_admit import Entry
 from headrace.datapath.oracle_tcp import Segment, segment_of
-from headrace.datapath.packet import ACK, ICMPV6, IPV4, IPV6, QUERIES, SCTP, SYN, TCP, UDP, Ip, is_icmp, number
+from headrace.datapath.packet import (
+    ACK,
+    ICMPV6,
+    IPV4,
+    IPV6,
+    QUERIES,
+    SCTP,
+    SYN,
+    TCP,
+    UDP,
+    Fragment,
+    Ip,
+    is_icmp,
+    number,
+)
 
 ICMP_HEADER = 8
 QUOTED_TRANSPORT = 8
@@ -50,19 +64,33 @@ def key_of(connections: Connections, entry: Entry, ip: Ip, now: int) -> Key:
     """The packet's flow key; a later fragment finds its ports with the first. Raises Dropped."""
     sport = ip.transport.sport if ip.transport else 0
     dport = ip.transport.dport if ip.transport else 0
-    if ip.fragment is not None:
-        name = (entry.place, str(ip.source), str(ip.destination), ip.protocol, ip.fragment.id)
-        if not ip.is_later_fragment:
-            first = FirstFragment(sport=sport, dport=dport, length=ip.end - ip.fragment.start, seen=now)
-            connections.fragments[name] = first
-        else:
-            known = connections.first_fragment(name, now)
-            if known is None:
-                raise Dropped(Reason.FRAGMENT_ORPHAN, f"the first fragment of packet {ip.fragment.id} was not seen")
-            if ip.fragment.offset < known.length:
-                raise Dropped(Reason.FRAGMENT_OVERLAP, f"octet {ip.fragment.offset} was in the first fragment")
-            sport, dport = known.sport, known.dport
+    if ip.fragment is not None and ip.is_later_fragment:
+        name = fragmented(entry, ip, ip.fragment)
+        known = connections.first_fragment(name, now)
+        if known is None:
+            raise Dropped(Reason.FRAGMENT_ORPHAN, f"no first fragment of packet {ip.fragment.id} was forwarded")
+        if ip.fragment.offset < known.length:
+            raise Dropped(Reason.FRAGMENT_OVERLAP, f"octet {ip.fragment.offset} was in the first fragment")
+        sport, dport = known.sport, known.dport
     return Key(ip.source, ip.destination, ip.protocol, sport, dport, entry.place)
+
+
+def fragmented(entry: Entry, ip: Ip, fragment: Fragment) -> tuple[Place, str, str, int, int]:
+    """What the fragments of one packet have in common."""
+    return entry.place, str(ip.source), str(ip.destination), ip.protocol, fragment.id
+
+
+def remember(connections: Connections, entry: Entry, now: int) -> None:
+    """Keep the ports of a packet that goes on, if it is a first fragment."""
+    ip = entry.packet.ip
+    if ip is None or ip.fragment is None or ip.is_later_fragment:
+        return
+    connections.fragments[fragmented(entry, ip, ip.fragment)] = FirstFragment(
+        sport=ip.transport.sport if ip.transport else 0,
+        dport=ip.transport.dport if ip.transport else 0,
+        length=ip.end - ip.fragment.start,
+        seen=now,
+    )
 
 
 def bind(connections: Connections, entry: Entry, key: Key, receiver: Place | None, now: int, *, stateful: bool) -> Bond:

@@ -76,6 +76,7 @@ QUESTIONS: tuple[Arrival, ...] = (
     tunnelled(packet.udp(NOBODY, A, 7, 53)),
     sent("a", FIRST),
     sent("a", LATER),
+    tunnelled(packet.fragments(packet.udp(FAR, EVERYBODY, 9, 53, payload=bytes(48)), 16)[0]),
     sent("a", packet.icmp_error(A, B, packet.udp(B, A, 53, 3))),
     sent("b", packet.icmp_error(B, A, packet.udp(A, B, 3, 53))),
     tunnelled(packet.udp(FAR, A, 5, 53), "192.0.2.77"),

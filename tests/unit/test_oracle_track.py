@@ -327,9 +327,30 @@ class TestFragments:
         assert send(world, self.parts(family)[1]).reason == Reason.FRAGMENT_OVERLAP
         assert send(world, self.parts(family)[2]).reason == Reason.NONE
 
-    def test_what_denies_the_first_denies_the_rest(self, world: World, family: int) -> None:
-        world.put(group("client", rule("dns", "egress", 17, 54, ethertype=f"IPv{family}")))
-        assert [send(world, part).reason for part in self.parts(family)] == [Reason.ACL_FROM_PORT] * 3
+    @pytest.mark.parametrize("side", ["from", "to"])
+    def test_a_first_one_that_is_denied_leaves_no_trace(self, world: World, family: int, side: str) -> None:
+        denying, direction = ("client", "egress") if side == "from" else ("server", "ingress")
+        world.put(group(denying, rule("other", direction, 17, 54, ethertype=f"IPv{family}")))
+        denied = Reason.ACL_FROM_PORT if side == "from" else Reason.ACL_TO_PORT
+        reasons = [send(world, part).reason for part in self.parts(family)]
+        assert reasons == [denied, Reason.FRAGMENT_ORPHAN, Reason.FRAGMENT_ORPHAN]
+        assert not world.memory["h1"].fragments
+
+    def test_a_newer_one_that_is_denied_replaces_none(self, world: World, family: int) -> None:
+        world.put(group("client", rule("dns", "egress", 17, 53, ethertype=f"IPv{family}")))
+        send(world, self.parts(family)[0])
+        other = packet.fragments(packet.udp(A, B, 1000, 54, payload=bytes(40), family=family), 16)
+        assert send(world, other[0]).reason == Reason.ACL_FROM_PORT
+        assert send(world, other[1]).rule_from == "dns"
+
+    def test_a_flood_is_remembered_once_anybody_gets_it(self, world: World, family: int) -> None:
+        frame = packet.udp(A, B, 1000, 53, payload=bytes(40), family=family, dmac=packet.BROADCAST)
+        parts = packet.fragments(frame, 16)
+        world.put(group("server", *OUT))
+        assert [send(world, part).reason for part in parts[:2]] == [Reason.FLOODED, Reason.FRAGMENT_ORPHAN]
+        world.put(group("server", rule("dns", "ingress", 17, 53, ethertype=f"IPv{family}")))
+        for part in parts:
+            assert [output.port for output in send(world, part).outputs] == ["b"]
 
     def test_later_ones_make_no_connection(self, world: World, family: int) -> None:
         first, second = packet.fragments(packet.tcp(A, B, 1000, 80, "R", payload=bytes(8), family=family), 24)

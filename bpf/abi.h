@@ -245,8 +245,8 @@ enum hr_source {
  * that nobody crowds out others.
  */
 #define HR_LEARNT_PORT 256 /* behind a local port */
-#define HR_LEARNT_TUNNEL 32768 /* behind all VTEPs together */
-struct hr_learnt {
+#define HR_LEARNT_SEGMENT 1024 /* behind all VTEPs together, of one segment */
+struct hr_learnt { /* read and written as one word; all 0: being forgotten */
 	__u32 endpoint; /* local port index, or the VTEP's endpoint index */
 	__u32 vtep; /* 0: here */
 };

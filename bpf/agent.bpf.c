@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-/* What the agent asks the kernel to do for it: raise epochs, and start the sweeper, which then needs no agent. */
+/* What the agent asks the kernel to do for it: raise epochs, forget where MACs were learnt, and start the sweeper, which then needs no agent. */
+#include "learnt.h"
 #include "room.h"
 
 #define HR_CLOCK_MONOTONIC 1
@@ -34,6 +35,23 @@ int hr_raise(struct hr_bump *bump)
 		if (i < count)
 			hr_epoch_raise(bump->index[i]);
 	return 0;
+}
+
+/* Forget where a MAC was learnt: a walk may move it or count at this moment. Answers 1 if the entry is still there, as 0. */
+SEC("syscall")
+int hr_unlearn(struct hr_fdb_key *asked)
+{
+	struct hr_fdb_key key = *asked;
+	__u64 *known = bpf_map_lookup_elem(&hr_learnt, &key), before;
+
+	if (!known)
+		return 0;
+	before = __sync_lock_test_and_set(known, 0);
+	if (before) {
+		hr_learnt_release(before, key.segment);
+		hr_epoch_raise(HR_LEARNT_ENDPOINT(before));
+	}
+	return bpf_map_delete_elem(&hr_learnt, &key) ? 1 : 0;
 }
 
 static __always_inline void hr_carry_seen(__u64 *seen, __u64 since)

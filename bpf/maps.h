@@ -49,8 +49,9 @@ HR_TABLE(hr_adjacencies, BPF_MAP_TYPE_ARRAY, __u32, struct hr_adjacency, HR_VTEP
 
 /* Written by the datapath alone. */
 HR_TABLE(hr_epochs, BPF_MAP_TYPE_ARRAY, __u32, __u32, HR_ENDPOINTS, 0);
-HR_TABLE(hr_learnt, BPF_MAP_TYPE_HASH, struct hr_fdb_key, struct hr_learnt, 65536, BPF_F_NO_PREALLOC);
-HR_TABLE(hr_learnt_counts, BPF_MAP_TYPE_ARRAY, __u32, __u32, HR_PORTS, 0);
+HR_TABLE(hr_learnt, BPF_MAP_TYPE_HASH, struct hr_fdb_key, struct hr_learnt, 131072, BPF_F_NO_PREALLOC);
+/* By local port index, or by segment: what was learnt behind its VTEPs. */
+HR_TABLE(hr_learnt_counts, BPF_MAP_TYPE_HASH, __u32, __u32, HR_PORTS + 65536, BPF_F_NO_PREALLOC);
 HR_TABLE(hr_flows, BPF_MAP_TYPE_HASH, struct hr_flow_key, struct hr_flow, 524288, 0);
 HR_TABLE(hr_conns, BPF_MAP_TYPE_ARRAY, __u32, struct hr_conn, 262144, 0);
 HR_TABLE(hr_conn_counts, BPF_MAP_TYPE_ARRAY, __u32, struct hr_conn_count, HR_PORTS, 0);

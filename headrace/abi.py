@@ -14,7 +14,7 @@ import msgspec
 
 Octets = TypeVar("Octets", bytes, bytes | bytearray | memoryview)
 
-ABI_HASH = "ab6afc49d666"
+ABI_HASH = "3b9fbc1ab821"
 """Identifies layouts, values and maps together: two sides that differ in it must not share a map."""
 
 
@@ -116,7 +116,7 @@ ENDPOINTS = 262144
 FRAGMENTS_PORT = 64
 HALF_OPEN = 1024
 LEARNT_PORT = 256
-LEARNT_TUNNEL = 32768
+LEARNT_SEGMENT = 1024
 MARK = 1215449170
 PATHS = 8
 PORTS = 4096
@@ -2314,7 +2314,7 @@ MAPS: dict[str, MapSpec] = {
     "hr_learnt": MapSpec(
         name="hr_learnt",
         type=1,
-        max_entries=65536,
+        max_entries=131072,
         flags=1,
         pinning=1,
         key_size=12,
@@ -2324,9 +2324,9 @@ MAPS: dict[str, MapSpec] = {
     ),
     "hr_learnt_counts": MapSpec(
         name="hr_learnt_counts",
-        type=2,
-        max_entries=4096,
-        flags=0,
+        type=1,
+        max_entries=69632,
+        flags=1,
         pinning=1,
         key_size=4,
         value_size=4,

@@ -7,6 +7,7 @@
 #ifndef HR_STAGES_FORWARD_H
 #define HR_STAGES_FORWARD_H
 
+#include "learnt.h"
 #include "walk.h"
 
 struct hr_place {
@@ -17,7 +18,7 @@ struct hr_place {
 static __always_inline bool hr_locate(__u32 segment, const __u8 *mac, struct hr_place *place)
 {
 	struct hr_fdb_key key = { .segment = segment };
-	struct hr_learnt *learnt;
+	__u64 *learnt, word;
 	struct hr_fdb *fdb;
 
 	__builtin_memcpy(key.mac, mac, 6);
@@ -28,47 +29,42 @@ static __always_inline bool hr_locate(__u32 segment, const __u8 *mac, struct hr_
 		return true;
 	}
 	learnt = bpf_map_lookup_elem(&hr_learnt, &key);
-	if (!learnt)
-		return false;
-	place->endpoint = learnt->endpoint;
-	place->vtep = learnt->vtep;
-	return true;
+	word = learnt ? READ_ONCE(*learnt) : 0;
+	place->endpoint = HR_LEARNT_ENDPOINT(word);
+	place->vtep = HR_LEARNT_VTEP(word);
+	return word;
 }
 
-static __always_inline __u32 *hr_learnt_count(__u32 endpoint, __u32 vtep)
-{
-	__u32 place = vtep ? 0 : endpoint;
-
-	return bpf_map_lookup_elem(&hr_learnt_counts, &place);
-}
-
-/* A MAC that no port owns was seen behind a local port (vtep 0) or a VTEP. A move re-decides what went to the old place. */
+/* A MAC that no port owns was seen behind a local port (vtep 0) or a VTEP. A move re-decides what went to the old place. Of CPUs
+ * that see it at once one writes the entry; the others have it from that one, or from their next frame.
+ */
 static __always_inline void hr_learn(struct hr_walk *walk)
 {
-	__u32 endpoint = walk->from_port ? walk->from_port : walk->vtep_endpoint;
-	struct hr_learnt now = { .endpoint = endpoint, .vtep = walk->vtep }, before = {}, *known;
-	__u32 *count = hr_learnt_count(endpoint, walk->vtep);
+	__u64 now = HR_LEARNT_WORD(walk->from_port ? walk->from_port : walk->vtep_endpoint, walk->vtep), before = 0,
+	      *known;
 	struct hr_fdb_key key = { .segment = walk->segment };
+	bool done, within; /* behind another VTEP of the segment: as many as before */
 
 	__builtin_memcpy(key.mac, walk->packet.eth_src, 6);
-	if (hr_dry || !count || bpf_map_lookup_elem(&hr_fdbs, &key))
+	if (hr_dry || bpf_map_lookup_elem(&hr_fdbs, &key))
 		return;
 	known = bpf_map_lookup_elem(&hr_learnt, &key);
 	if (known) {
-		before = *known;
-		if (before.endpoint == endpoint && before.vtep == walk->vtep)
+		before = READ_ONCE(*known);
+		if (!before || before == now)
 			return;
 	}
-	if (READ_ONCE(*count) >= (walk->vtep ? HR_LEARNT_TUNNEL : HR_LEARNT_PORT) ||
-	    bpf_map_update_elem(&hr_learnt, &key, &now, BPF_ANY))
+	within = HR_LEARNT_VTEP(before) && HR_LEARNT_VTEP(now);
+	if (!within && !hr_learnt_reserve(now, walk->segment))
 		return;
-	__sync_fetch_and_add(count, 1);
-	if (!known)
-		return;
-	count = hr_learnt_count(before.endpoint, before.vtep);
-	if (count)
-		__sync_fetch_and_add(count, -1);
-	hr_epoch_raise(before.endpoint);
+	if (known)
+		done = __sync_val_compare_and_swap(known, before, now) == before;
+	else
+		done = !bpf_map_update_elem(&hr_learnt, &key, &now, BPF_NOEXIST);
+	if (!within && (!done || before))
+		hr_learnt_release(done ? before : now, walk->segment);
+	if (done && before)
+		hr_epoch_raise(HR_LEARNT_ENDPOINT(before));
 }
 
 /* Find both sides' indices and read their epochs, before any table that the decision stands on. */

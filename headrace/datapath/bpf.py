@@ -18,6 +18,7 @@ from headrace.datapath.binding import wait_for_walks
 from headrace.datapath.clock import Clock, Reading, measure
 from headrace.datapath.delta import Delta
 from headrace.datapath.index import KernelIndex
+from headrace.datapath.learnt import Learnt, uproots
 from headrace.datapath.libbpf import Object, Program
 from headrace.datapath.reader import Reader
 from headrace.datapath.use import Use, connections_at, other_tables, pinned_id
@@ -94,6 +95,7 @@ class Datapath(Reader):
             self._objects[name] = opened
             self.maps.update(opened.maps)
             self.programs.update(opened.programs)
+        self.learnt = Learnt(self.maps, self.programs["hr_unlearn"])
         self._pin_load()
         if old is not None:
             self._carry_from(old, use)
@@ -150,6 +152,7 @@ class Datapath(Reader):
         use = Use(tables=self.pins.name)
         if self._carry:
             self._carry.catch_up({key.pack() for key in self.actual["hr_fdbs"]})
+            self.learnt.sweep(self.actual)
             spare = self._carry.spare
             use = Use(
                 tables=self.pins.name,
@@ -232,8 +235,10 @@ class Datapath(Reader):
         Raises DatapathError with nothing changed where a table is too small.
         """
         delta = Delta(self.actual, desired, self._applied)
-        interrupted = self._interrupted()
+        interrupted, uprooted = self._interrupted(), self._applied is None or uproots(delta)
         if not delta and not interrupted:
+            if uprooted:
+                self.learnt.sweep(self.actual)
             self._applied = desired
             return 0
         delta.fit({name: self.maps[name].max_entries for name in ORDER})
@@ -246,9 +251,12 @@ class Datapath(Reader):
             written = self._write(delta)
         finally:
             self.raise_epochs(epochs)
-        if leftovers := list(delta.leftovers()):
+        leftovers = list(delta.leftovers())
+        if leftovers or uprooted:
             wait_for_walks()
             written += self._delete(leftovers)
+        if uprooted:
+            self.learnt.sweep(self.actual)
         self._mark(0)
         self._applied = desired
         return written
@@ -261,18 +269,13 @@ class Datapath(Reader):
 
     def _write(self, delta: Delta) -> int:
         written = 0
-        gone = moved(delta)
         for name, entries in delta.puts():
             self.maps[name].update_many([(key.pack(), value.pack()) for key, value in entries.items()])
             self.actual[name].update(entries)
             written += len(entries)
             if name == "hr_fdbs":
-                self._unlearn(key.pack() for key in entries)
-        written += self._delete(delta.deletes())
-        if gone:  # what was learnt behind a port that is gone, or on another network now
-            learnt = ((key, abi.Learnt.unpack(value)) for key, value in list(self.maps["hr_learnt"].items()))
-            self._unlearn(key for key, place in learnt if not place.vtep and place.endpoint in gone)
-        return written
+                self.learnt.forget(key.pack() for key in entries)
+        return written + self._delete(delta.deletes())
 
     def _delete(self, deletes: Iterable[tuple[str, list[abi.Packed]]]) -> int:
         deleted = 0
@@ -286,18 +289,6 @@ class Datapath(Reader):
                 del self.actual[name][key]
             deleted += len(keys)
         return deleted
-
-    def _unlearn(self, keys: Iterable[bytes]) -> None:
-        """Forget where MACs were learnt; of a MAC that a port now owns, say."""
-        table, counts = self.maps["hr_learnt"], self.maps["hr_learnt_counts"]
-        for key in keys:
-            value = table.lookup(key)
-            if value is not None and table.delete(key):
-                learnt = abi.Learnt.unpack(value)
-                place = abi.U32(value=0 if learnt.vtep else learnt.endpoint).pack()
-                count = abi.U32.unpack(counts.lookup(place) or bytes(4)).value
-                counts.update(place, abi.U32(value=max(0, count - 1)).pack())
-                self.raise_epochs({learnt.endpoint})
 
     def raise_epochs(self, indices: Iterable[int]) -> None:
         """Have every flow of these indices decided again on its next packet."""
@@ -421,16 +412,6 @@ class Datapath(Reader):
                 used.add(entry.endpoint)  # type: ignore[attr-defined]
                 vteps.add(entry.vtep)  # type: ignore[attr-defined]
         return used, vteps
-
-
-def moved(delta: Delta) -> set[int]:
-    """Indices of local ports that are gone, or on another segment now."""
-    after = flat({"hr_ports": delta.desired["hr_ports"]})["hr_ports"]
-    return {
-        key.value
-        for key, port in delta.lost("hr_ports").items()
-        if isinstance(key, abi.U32) and getattr(after.get(key), "segment", None) != getattr(port, "segment", None)
-    }
 
 
 def lock(root: Path) -> int:

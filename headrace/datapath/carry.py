@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,14 @@ log = logging.getLogger(__name__)
 NAMES = "hr_names"
 """Which index means what: first, so that no index ever means another port."""
 COPIED = (
-    *("hr_learnt", "hr_learnt_counts", "hr_epochs", "hr_budgets"),
+    *("hr_learnt", "hr_epochs", "hr_budgets"),
     *("hr_fragments", "hr_fragment_slots", "hr_fragment_heads"),
 )
 """Tables that come over entry by entry; epochs too, since they never go back."""
-BUILT = ("hr_conns", "hr_flows", "hr_conn_free", "hr_conn_counts", "hr_conn_ids", "hr_cursors", "hr_port_counts")
+BUILT = (
+    *("hr_conns", "hr_flows", "hr_conn_free", "hr_conn_counts", "hr_conn_ids", "hr_cursors", "hr_port_counts"),
+    "hr_learnt_counts",
+)
 """Tables that are made from the old ones' by meaning. With them hr_reasons."""
 COUNTED = ("hr_reasons",)
 LEFT = {
@@ -184,6 +188,7 @@ class Carry:
         for name in COPIED:
             self._copy(name, owned if name == "hr_learnt" else None)
         self._settle(live, before.column(now, "port")[live])
+        self._settle_learnt()
         self._carry_counts()
 
     def _forget_flows(self, before: Records, now: Records) -> None:
@@ -221,6 +226,15 @@ class Carry:
             old = b"".join(chunk.values for chunk in self._old["hr_conn_counts"].chunks())
             counts["evicted"] = before.column(records(old, before.size), "evicted")[: len(counts)]
         self._put("hr_conn_counts", np.arange(len(counts)), records(counts.tobytes(), abi.ConnCount.SIZE))
+
+    def _settle_learnt(self) -> None:
+        """How much was learnt at each place, as it follows from what came over."""
+        counts: Counter[int] = Counter()
+        for key, value in self._new["hr_learnt"].items():
+            place = abi.Learnt.unpack(value)
+            counts[abi.FdbKey.unpack(key).segment if place.vtep else place.endpoint] += 1
+        packed = [(abi.U32(value=where).pack(), abi.U32(value=count).pack()) for where, count in counts.items()]
+        self._new["hr_learnt_counts"].update_many(packed)
 
     def _carry_counts(self) -> None:
         for name in ("hr_port_counts", *COUNTED):

@@ -131,7 +131,7 @@ class Walk:
         learn(self.view, self.connections, entry)
         if packet.is_multicast:
             return self.flood(entry)
-        receiver = forward(self.view, entry, locate(self.view, self.connections, entry, packet.destination))
+        receiver = forward(entry, locate(self.view, self.connections, entry, packet.destination))
         self.note(receiver.text)
         self.stage = "acl, to side"
         verdict = self.judge(entry, "to", receiver)
@@ -182,7 +182,7 @@ class Walk:
         self.stage = "acl, to side"
         for receiver in flood(self.view, entry):
             try:
-                verdict = self.judge(entry, "to", forward(self.view, entry, receiver))
+                verdict = self.judge(entry, "to", forward(entry, receiver))
                 if self.longest > path_mtu(entry, receiver, self.surroundings):
                     assert entry.port is not None
                     self.note(f"not to VTEP {receiver.vtep}, TOO_BIG: {self.longest} octets")

@@ -12,6 +12,11 @@ from headrace.datapath.oracle_view import View
 from headrace.datapath.packet import Packet
 from headrace.model import Port
 
+MOST_BEHIND_A_PORT = 256
+"""MACs learnt behind one local port."""
+MOST_BEHIND_VTEPS = 1024
+"""MACs of one segment learnt behind all VTEPs together."""
+
 
 class Receiver(msgspec.Struct, frozen=True, kw_only=True):
     """One place to send to: a local ``port``, or the ``vtep`` of another host."""
@@ -32,7 +37,7 @@ def locate(view: View, connections: Connections, entry: Entry, mac: str) -> Rece
         learnt = view.port_here(identity)
         if learnt is not None and learnt.network == entry.network.id:
             return at_port(view, entry, learnt, f"{mac} was learnt behind {learnt.label()}")
-    if kind == "vtep":
+    if kind == "vtep" and identity in map(view.vtep_of, view.state.hosts):
         place = Place("vxlan", entry.network.segment.id)
         return Receiver(place=place, vtep=identity, text=f"{mac} was learnt behind VTEP {identity}")
     return None
@@ -64,18 +69,23 @@ def learn(view: View, connections: Connections, entry: Entry) -> None:
     if any(port.mac == mac and reachable(view, port) for port in view.ports_of(entry.network)):
         return
     where = ("port", entry.port.id) if entry.port is not None else ("vtep", view.vtep_of(entry.host or "") or "")
-    connections.learnt[entry.network.segment.id, mac] = where
+    vni, most = entry.network.segment.id, MOST_BEHIND_A_PORT if entry.port is not None else MOST_BEHIND_VTEPS
+    others = [
+        place
+        for (segment, other), place in connections.learnt.items()
+        if other != mac and (place == where if entry.port is not None else place[0] == "vtep" and segment == vni)
+    ]
+    if len(others) < most:
+        connections.learnt[vni, mac] = where
 
 
-def forward(view: View, entry: Entry, receiver: Receiver | None) -> Receiver:
+def forward(entry: Entry, receiver: Receiver | None) -> Receiver:
     """Check the one receiver of a unicast frame; raises Dropped."""
     if receiver is None:
         raise Dropped(Reason.UNKNOWN_MAC, f"nobody on {entry.network.label()} has {entry.packet.destination}")
     if receiver.port is None:
         if entry.port is None:
             raise Dropped(Reason.TUNNEL_LOOP, f"{receiver.text}, and it came by tunnel")
-        if receiver.vtep not in map(view.vtep_of, view.state.hosts):
-            raise Dropped(Reason.NO_ROUTE, f"{receiver.text}, which is no host's any more")
         return receiver
     if not receiver.port.admin_up:
         raise Dropped(Reason.PORT_DOWN, f"{receiver.port.label()} is administratively down")

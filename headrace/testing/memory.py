@@ -19,7 +19,7 @@ from headrace.stages.compile import ORDER
 from headrace.stages.view import address_octets
 from headrace.testing.observation import key_of
 
-WITH_PACKETS = ("hr_flows", "hr_learnt", "hr_fragments", "hr_fragment_slots")
+WITH_PACKETS = ("hr_flows", "hr_learnt", "hr_learnt_counts", "hr_fragments", "hr_fragment_slots")
 NS_PER_MS = 1_000_000
 TICK = 20 * NS_PER_MS
 """More than the coarse clock's resolution."""
@@ -42,7 +42,7 @@ class Memory:
             tables[name].delete_many(list(tables[name].keys()))
         for cursor in abi.Cursor:
             tables["hr_cursors"].update(abi.U32(value=cursor).pack(), bytes(8))
-        for name in ("hr_conns", "hr_conn_counts", "hr_budgets", "hr_learnt_counts"):
+        for name in ("hr_conns", "hr_conn_counts", "hr_budgets"):
             rows = [(key, bytes(len(value))) for key, value in tables[name].items() if any(value)]
             tables[name].update_many(rows)
         rings = [(abi.U32(value=index).pack(), abi.HalfOpen().pack()) for index in self.names]
@@ -188,7 +188,16 @@ class Memory:
             found.append(f"ports count {kept} connections and have {dict(expected)}")
         if (used := self.cursor(abi.Cursor.USED)) != len(live):
             found.append(f"{used} connections are counted and {len(live)} are there")
-        return found
+        return found + self._learnt_inconsistencies()
+
+    def _learnt_inconsistencies(self) -> list[str]:
+        learnt = Counter(
+            abi.FdbKey.unpack(key).segment if place.vtep else place.endpoint
+            for key, place in ((key, abi.Learnt.unpack(v)) for key, v in self._datapath.maps["hr_learnt"].items())
+        )
+        rows = self._datapath.maps["hr_learnt_counts"].items()
+        kept = {abi.U32.unpack(key).value: count for key, value in rows if (count := abi.U32.unpack(value).value)}
+        return [] if kept == learnt else [f"places count {kept} MACs learnt and have {dict(learnt)}"]
 
 
 def tcp_numbers(side: abi.TcpSide) -> tuple[int | None, int | None]:

@@ -22,6 +22,7 @@ from headrace.datapath.decision import RULE_ESTABLISHED, Arrival, Decision, Key,
 from headrace.datapath.dry import Outcome
 from headrace.datapath.oracle import Surroundings, decide
 from headrace.datapath.oracle_tcp import TcpSide
+from headrace.datapath.oracle_view import View
 from headrace.datapath.packet import TCP
 from headrace.model import State as Desired
 from headrace.testing.host import SHORTEST, PacketHost
@@ -68,10 +69,12 @@ class Twin:
         """Change desired state; what the datapath then forgets is taken from the oracle too."""
         self.state = state
         self.host.apply(state)
+        used = {self._vni_of(port) for port in state.ports}
+        vteps = set(map(View(state, self.name).vtep_of, state.hosts.keys() - {self.name}))
         self.memory.learnt = {
             (vni, mac): (kind, name)
             for (vni, mac), (kind, name) in self.memory.learnt.items()
-            if kind != "port" or vni == self._vni_of(name)
+            if (vni == self._vni_of(name) if kind == "port" else vni in used and name in vteps)
         }
 
     def narrow(self, mtu: int) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -10,6 +13,7 @@ from headrace import abi
 from headrace.abi import Reason
 from headrace.model import Host, Object
 from headrace.model import State as Desired
+from headrace.stages.view import segment_of
 from headrace.testing import packet
 from headrace.testing.observation import MARK, SKB, TC_ACT_SHOT, TC_ACT_UNSPEC, Observed, skb_context
 from headrace.testing.packet import BROADCAST, Somewhere
@@ -278,9 +282,24 @@ def test_what_was_learnt_behind_a_vtep_that_is_no_more(twin: MakeTwin) -> None:
     to_guest = sent("a", packet.udp(A, GUEST, 1, 2))
     assert asked.thrice(to_guest).replayed
     change(asked, Host(id="h2", vteps=("192.0.2.22",)))
-    assert asked.thrice(to_guest).reason == Reason.NO_ROUTE
+    assert asked.thrice(to_guest).reason == Reason.UNKNOWN_MAC
     asked.run(tunnelled(packet.udp(GUEST, A, 2, 1), vtep="192.0.2.22"))
     assert where(asked.thrice(to_guest)) == {"192.0.2.22"}
+    change(asked, *HOSTS)
+    change(asked, Host(id="h2", vteps=("192.0.2.22",)))
+    assert asked.thrice(to_guest).reason == Reason.UNKNOWN_MAC, "nor when the VTEP is back"
+    assert not asked.host.memory.inconsistencies()
+
+
+def test_what_was_learnt_in_a_network_goes_with_its_last_port_here(twin: MakeTwin) -> None:
+    asked = twin(*STATE, network("red", 200), port("ra", "red", 1, "any"), port("rc", "red", 3, "any", host="h2"))
+    asked.run(tunnelled(packet.udp(GUEST, A, 2, 1)))
+    asked.run(tunnelled(packet.udp(GUEST, A, 2, 1), vni=200))
+    remove(asked, "ra")
+    assert where(asked.thrice(sent("a", packet.udp(A, GUEST, 1, 2)))) == {"192.0.2.2"}
+    change(asked, port("ra", "red", 1, "any"))
+    assert asked.thrice(sent("ra", packet.udp(A, GUEST, 1, 2))).reason == Reason.UNKNOWN_MAC
+    assert not asked.host.memory.inconsistencies()
 
 
 def test_a_port_that_was_away_has_nothing_learnt_behind_it(twin: MakeTwin) -> None:
@@ -305,6 +324,79 @@ def test_one_port_has_its_share_of_what_can_be_learnt(twin: MakeTwin) -> None:
     asked.host.run(sent("open2", packet.arp(guests[0], "10.0.0.77")))
     asked.host.run(sent("open", packet.arp(guests[256], "10.0.0.77")))
     assert where(asked.host.run(sent("a", packet.udp(A, guests[256], 1, 2)))) == {"open"}, "a place that is free again"
+
+
+def test_one_network_has_its_share_of_what_can_be_learnt_behind_vteps(twin: MakeTwin) -> None:
+    red = (network("red", 200), port("ra", "red", 1, "any"))
+    asked = twin(*STATE, D, *red, hosts=THREE)
+    guests = [Somewhere(f"02:00:00:01:{n >> 8:02x}:{n & 255:02x}", ("10.0.0.77",)) for n in range(1025)]
+    last, late = guests[-2:]
+    for guest in guests[:-1]:
+        teach(asked, packet.arp(guest, "10.0.0.77"))
+    assert where(asked.thrice(sent("a", packet.udp(A, last, 1, 2)))) == {"192.0.2.2"}
+    to_late = sent("a", packet.udp(A, late, 1, 2))
+    asked.run(tunnelled(packet.arp(late, "10.0.0.77")))
+    assert asked.thrice(to_late).reason == Reason.UNKNOWN_MAC
+    asked.run(tunnelled(packet.arp(last, "10.0.0.77"), vtep="192.0.2.3"))
+    assert where(asked.thrice(sent("a", packet.udp(A, last, 1, 2)))) == {"192.0.2.3"}, "who moves takes no more room"
+    asked.run(tunnelled(packet.arp(late, "10.0.0.77"), vni=200))
+    assert where(asked.thrice(sent("ra", packet.udp(A, late, 1, 2)))) == {"192.0.2.2"}, "other networks have theirs"
+    asked.run(sent("open", packet.arp(guests[0], "10.0.0.77")))
+    asked.run(tunnelled(packet.arp(late, "10.0.0.77")))
+    assert where(asked.thrice(to_late)) == {"192.0.2.2"}, "a place that is free again"
+    assert not asked.host.memory.inconsistencies()
+    remove(asked, "d")
+    remove(asked, "h3")
+    asked.run(tunnelled(packet.arp(last, "10.0.0.77")))
+    assert where(asked.thrice(sent("a", packet.udp(A, last, 1, 2)))) == {"192.0.2.2"}, "of a VTEP that went, too"
+    assert not asked.host.memory.inconsistencies()
+
+
+def teach(asked: Twin, frame: bytes) -> None:
+    """Ask the programs alone, and of them nothing; the oracle learns the same."""
+    arrival = tunnelled(frame)
+    with asked.host.stand.inside():
+        context = skb_context(asked.host.entrance(arrival))
+        asked.host.datapath.programs["hr_from_uplink"].test_run(asked.host.outer(arrival), ctx=context)
+    mac = ":".join(f"{octet:02x}" for octet in frame[6:12])
+    asked.memory.learnt[100, mac] = ("vtep", "192.0.2.2")
+    for _ in asked.host.stand.copies():
+        pass
+    asked.host.forget_counts()
+
+
+def test_counts_of_what_is_learnt_are_exact_whoever_comes_first(twin: MakeTwin) -> None:
+    """CPUs see the same new and moving MACs behind two ports and a VTEP, while the agent forgets them."""
+    asked = twin(*STATE, port("open2", "blue", 6, port_security=False))
+    host = asked.host
+    frames = [packet.raw(Somewhere(f"02:00:00:00:02:{n:02x}", ()), 0x88CC, bytes(46), dmac=A.mac) for n in range(16)]
+
+    together = threading.Barrier(2, timeout=60)
+
+    def send(cpu: int, name: str) -> None:
+        os.sched_setaffinity(0, {cpu % (os.cpu_count() or 1)})
+        with host.stand.inside():
+            for frame in frames:
+                context = skb_context(host.entrance(sent(name, frame)))
+                by_tunnel = tunnelled(frame)
+                together.wait()
+                host.datapath.programs["hr_from_port"].test_run(frame, ctx=context, repeat=1000)
+                context = skb_context(host.entrance(by_tunnel))
+                host.datapath.programs["hr_from_uplink"].test_run(host.outer(by_tunnel), ctx=context)
+
+    def forget() -> None:
+        for frame in frames * 16:
+            host.datapath.learnt.forget([abi.FdbKey(segment=segment_of(BLUE), mac=frame[6:12]).pack()])
+
+    with ThreadPoolExecutor() as threads:
+        works = [threads.submit(send, cpu, name) for cpu, name in enumerate(("open", "open2"))]
+        works.append(threads.submit(forget))
+    for work in works:
+        work.result()
+    host.forget_counts()
+    places = [abi.Learnt.unpack(value) for value in dict(host.datapath.maps["hr_learnt"].items()).values()]
+    assert all(place.endpoint for place in places), "none is left half forgotten"
+    assert not host.memory.inconsistencies()
 
 
 def test_a_hairpin_to_a_guest_of_the_same_port(twin: MakeTwin) -> None:

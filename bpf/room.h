@@ -32,6 +32,19 @@ static __always_inline void hr_half_open_note(__u32 port, __u32 index)
 	WRITE_ONCE(ring->conn[slot], index);
 }
 
+/* What to look at first: a ring that went round has forgotten what is older. */
+static __always_inline __u32 hr_oldest(__u32 tail, __u32 head)
+{
+	return head - tail > HR_HALF_OPEN ? head - HR_HALF_OPEN : tail;
+}
+
+/* `id`: as it was read before the rest. */
+static __always_inline bool hr_gives_way(const struct hr_conn *conn, __u64 id, __u32 port)
+{
+	return id && !(id & HR_CONN_DEAD) && conn->port == port && hr_dispensable(READ_ONCE(conn->state)) &&
+	       READ_ONCE(conn->timeout) != HR_CUT_TIMEOUT;
+}
+
 struct hr_eviction {
 	__u32 port;
 	__u32 done;
@@ -53,7 +66,7 @@ static long hr_evict_one(__u32 step, struct hr_eviction *eviction)
 	head = READ_ONCE(ring->head);
 	if (head == tail)
 		return 1;
-	slot = head - tail > HR_HALF_OPEN ? head - HR_HALF_OPEN : tail;
+	slot = hr_oldest(tail, head);
 	if (__sync_val_compare_and_swap(&ring->tail, tail, slot + 1) != tail)
 		return 0;
 	HR_BOUND(slot, HR_HALF_OPEN);
@@ -63,8 +76,7 @@ static long hr_evict_one(__u32 step, struct hr_eviction *eviction)
 		return 0;
 	id = READ_ONCE(conn->id);
 	barrier();
-	if (!id || id & HR_CONN_DEAD || conn->port != port || !hr_dispensable(READ_ONCE(conn->state)) ||
-	    READ_ONCE(conn->timeout) == HR_CUT_TIMEOUT || !hr_retire(index, id))
+	if (!hr_gives_way(conn, id, port) || !hr_retire(index, id))
 		return 0;
 	count = bpf_map_lookup_elem(&hr_conn_counts, &port);
 	if (count)
@@ -218,7 +230,7 @@ static long hr_would_evict_one(__u32 step, struct hr_eviction *eviction)
 	tail = READ_ONCE(ring->tail);
 	barrier();
 	head = READ_ONCE(ring->head);
-	slot = (head - tail > HR_HALF_OPEN ? head - HR_HALF_OPEN : tail) + step;
+	slot = hr_oldest(tail, head) + step;
 	if (slot == head)
 		return 1;
 	HR_BOUND(slot, HR_HALF_OPEN);
@@ -227,8 +239,7 @@ static long hr_would_evict_one(__u32 step, struct hr_eviction *eviction)
 	if (!conn)
 		return 0;
 	id = READ_ONCE(conn->id);
-	eviction->done = id && !(id & HR_CONN_DEAD) && conn->port == port && hr_dispensable(READ_ONCE(conn->state)) &&
-			 READ_ONCE(conn->timeout) != HR_CUT_TIMEOUT;
+	eviction->done = hr_gives_way(conn, id, port);
 	return eviction->done;
 }
 

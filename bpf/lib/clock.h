@@ -2,7 +2,7 @@
 /* The time of day of all timeouts: CLOCK_MONOTONIC as of the last tick or the next, in ns.
  *
  * The kernel moves jiffies and its coarse clock in one go, and the verifier makes of bpf_jiffies64 a plain load, where
- * bpf_ktime_get_coarse_ns is a call of some 17 ns. The loader finds out how the two relate (headrace/datapath/clock.py).
+ * bpf_ktime_get_coarse_ns is a call. The loader finds out how the two relate (headrace/datapath/clock.py).
  */
 #ifndef HR_LIB_CLOCK_H
 #define HR_LIB_CLOCK_H

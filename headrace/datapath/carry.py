@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from headrace import abi
-from headrace.datapath.binding import Refused, ffi, info, lib, pointer
+from headrace.datapath.binding import Refused, ffi, info, lib, pointer, wait_for_walks
 from headrace.datapath.bpfmap import BPF_NOEXIST, Map, MapType
 from headrace.datapath.btf import Btf, BtfError
 from headrace.datapath.layout import Layout, Records, convert, layout_of
@@ -57,8 +57,6 @@ AHEAD = 1 << 20
 """How far connection ids begin beyond the old tables', so that two connections never have the same."""
 COARSE = 20_000_000
 """How far the clock that connections are stamped by may lag, ns."""
-SETTLED = 0.02
-"""Seconds after which no program that was replaced still runs."""
 
 
 class Carry:
@@ -264,7 +262,7 @@ class Carry:
 
         ``add`` runs the program hr_carry: only the kernel can add to what programs count on.
         """
-        time.sleep(SETTLED)
+        wait_for_walks()
         now = self._read_connections()
         live = self._live(now)
         before, _ = self._layouts["hr_conns"][1]

@@ -34,8 +34,8 @@ TC_ACT_SHOT = 2
 TC_ACT_REDIRECT = 7
 XDP_PASS = 2
 XDP_REDIRECT = 4
-MARK = 0x48724852
-"""HR_MARK of bpf/walk.h: on frames that leave by a port's device and not straight into its peer."""
+MARK = abi.MARK
+"""On frames that leave by a port's device and not straight into its peer."""
 
 RULE_NAMES = {
     abi.RULE_NONE: RULE_NONE,

@@ -21,6 +21,7 @@ HR_KEEP(struct, hr_conclusion);
 HR_KEEP(struct, hr_punt);
 HR_KEEP(struct, hr_clocks);
 HR_KEEP(struct, hr_bump);
+HR_KEEP(struct, hr_unlearning);
 HR_KEEP(struct, hr_carry);
 HR_KEEP(struct, hr_sample);
 

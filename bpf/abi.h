@@ -12,6 +12,7 @@
 #define HR_PORTS 4096 /* local ports of a host; index 0 means "the uplink" in counters */
 #define HR_ENDPOINTS 262144 /* indices of local ports, remote ports and VTEPs together */
 #define HR_VTEPS 8192 /* tunnel endpoints of other hosts */
+#define HR_PHYSICALS 16 /* physical networks of a host */
 #define HR_PATHS 8 /* adjacencies a VTEP has, so that ECMP in the underlay spreads flows */
 #define HR_REASONS 64 /* slots for enum hr_reason in the counters of a port */
 #define HR_MARK \
@@ -69,24 +70,38 @@ enum hr_reason {
 	HR_REASON_TCP_WINDOW, /* a TCP reset that its receiver would not believe */
 	HR_REASON_BUDGET, /* the port sends too many packets that are denied, answered or flooded */
 	HR_REASON_PUNTED, /* not dropped: the agent answers it (DHCP, router solicitations) */
+	HR_REASON_GENEVE_OPTION, /* a Geneve option that must be understood, and is not (RFC 8926 section 3.5.1) */
+	HR_REASON_NSH_EXHAUSTED, /* a service index of 0: its service path has a loop (RFC 8300 section 3) */
+	HR_REASON_ECN, /* marked as congested on its way, though what is inside cannot say so (RFC 6040 section 4.2) */
 };
 
-/* How a packet entered, in the top four bits of hr_flow_key.where; the rest is the port index or the wire's id. */
+/* How a packet entered, in the top four bits of hr_flow_key.where; the rest is the port index or what names the segment on its wire.
+ * A segment is named in the same way: kind << HR_WHERE_SHIFT | id.
+ */
 enum hr_where {
 	HR_WHERE_PORT, /* from a local port: its index */
 	HR_WHERE_VXLAN, /* by tunnel: the VNI */
+	HR_WHERE_GENEVE, /* the VNI */
+	HR_WHERE_GRE, /* the key */
+	HR_WHERE_MPLS_UDP, /* the label */
+	HR_WHERE_MPLS_GRE, /* the label */
+	HR_WHERE_NSH_GPE, /* the service path identifier */
+	HR_WHERE_NSH_ETHERNET, /* the service path identifier */
+	HR_WHERE_PHYSICAL, /* number of the physical network << 24 | 802.1ad VID << 12 | 802.1Q VID; no tag: 0 */
 };
 #define HR_WHERE_SHIFT 28
 #define HR_WHERE_NONE 0xffffffff
-
-/* A segment, by the same encoding as hr_flow_key.where: kind << 28 | wire id. */
+#define HR_WHERE_ID ((1U << HR_WHERE_SHIFT) - 1)
+#define HR_PHYSICAL_SHIFT 24
+#define HR_SERVICE_SHIFT 12
+#define HR_VID 0xfff
 
 struct hr_flow_key {
 	__u8 saddr[16];
 	__u8 daddr[16];
 	__be16 sport; /* ICMP: identifier of a query, else 0 */
 	__be16 dport; /* ICMP: type << 8 | code */
-	__u32 where; /* enum hr_where << 28 | port index or wire id */
+	__u32 where; /* enum hr_where << HR_WHERE_SHIFT | id */
 	__u8 proto; /* IANA number, after IPv6 extension headers */
 	__u8 pad[3];
 };
@@ -114,9 +129,9 @@ struct hr_flow {
 	__u32 out; /* local port index, or adjacency with HR_FLOW_TUNNEL */
 	__u8 eth_dst[6]; /* the frame decided on had these addresses; another frame is a miss */
 	__u8 eth_src[6];
-	__u8 outer_saddr[16]; /* by tunnel: the VTEP it came from; else zero */
+	__u8 outer_saddr[16]; /* by tunnel: the VTEP it came from, as hr_vtep_key has it; else zero */
 	__u32 mtu; /* longest IP packet this action may carry, octets; 0: not judged here */
-	__u32 vni; /* with HR_FLOW_TUNNEL */
+	__u32 segment; /* with HR_FLOW_TUNNEL: which wire it leaves by */
 	__u32 hash; /* of the key */
 	__u32 pad;
 	__u32 last; /* equals first */
@@ -224,7 +239,27 @@ struct hr_port {
 	__u32 segment;
 	__u32 mtu; /* largest IP packet, octets */
 	__u8 mac[6];
-	__u8 pad[2];
+	__u16 vlan; /* a sub-port: its tag on its parent's device; else 0 */
+};
+
+/* admit: the VID of a tagged frame from a trunk's device -> the sub-port it belongs to. */
+struct hr_subport_key {
+	__u32 port; /* index of the trunk's own port */
+	__u32 vid;
+};
+struct hr_subport {
+	__u32 port; /* index in hr_ports */
+};
+
+/* The devices that physical networks are reached by. */
+struct hr_uplink {
+	__u32 physical; /* number of the physical network, from 1; 0: none */
+};
+
+/* The segments of physical networks that have ports here: what is not here is on the wire, which is a place like a VTEP. */
+struct hr_wire {
+	__u32 vtep; /* index: its adjacencies lead to the device */
+	__u32 endpoint; /* index for what is on the wire of this segment */
 };
 
 /* anti_spoof: longest prefix over port, MAC and address. */
@@ -246,9 +281,11 @@ enum hr_source {
  */
 #define HR_LEARNT_PORT 256 /* behind a local port */
 #define HR_LEARNT_SEGMENT 1024 /* behind all VTEPs together, of one segment */
+#define HR_LEARNT_AGE 300 /* seconds after which what was learnt on the wire of a physical network is forgotten */
 struct hr_learnt { /* read and written as one word; all 0: being forgotten */
 	__u32 endpoint; /* local port index, or the VTEP's endpoint index */
-	__u32 vtep; /* 0: here */
+	__u16 vtep; /* 0: here */
+	__u16 seen; /* on a wire: CLOCK_MONOTONIC when a walk showed it there, seconds modulo 2^16; else 0 */
 };
 
 /* respond: who has an address of a segment. Fixed addresses only. */
@@ -282,7 +319,10 @@ struct hr_flood {
 	__u32 vtep; /* VTEP index, or 0 */
 };
 
-/* The other hosts' tunnel endpoints, by address. */
+/* The other hosts' tunnel endpoints, by address; where their frames show none (NSH over Ethernet), by the MAC of the next hop,
+ * as 100::/64 (RFC 6666: nobody's), two zero octets and the MAC.
+ */
+#define HR_VTEP_MAC 0x01 /* the first octet then; nine zero octets follow */
 struct hr_vtep_key {
 	__u8 addr[16];
 };
@@ -299,6 +339,7 @@ enum hr_adjacency_state {
 
 enum hr_adjacency_flag {
 	HR_ADJACENCY_WHOLE = 1, /* the underlay is veths: super-packets reach the other host as they are */
+	HR_ADJACENCY_WIRE = 2, /* a device of a physical network: there is no next hop, and no outer header but tags */
 };
 
 /* Outer header and next hop towards a VTEP on one of its paths. */
@@ -310,8 +351,9 @@ struct hr_adjacency {
 	__u8 saddr[16];
 	__u8 daddr[16];
 	__u32 mtu; /* of the egress device, octets */
-	__be16 port; /* outer UDP destination */
+	__be16 port; /* outer UDP destination of VXLAN */
 	__u16 flags; /* enum hr_adjacency_flag */
+	__u32 gateway; /* the next hop is not the VTEP itself */
 };
 
 /* acl: (policy, direction, family, protocol, port) -> class of selectors allowed. Directions are the port's own. */
@@ -412,6 +454,7 @@ struct hr_name {
 
 enum hr_config_flag {
 	HR_CONFIG_CLAMP = 1, /* lower the MSS that workloads offer to what the path takes */
+	HR_CONFIG_ANY_VTEP = 2, /* take tunnelled frames from whoever sends them */
 };
 
 /* What the walk needs of this host. */
@@ -421,6 +464,8 @@ struct hr_config {
 	__be16 port; /* UDP port of VXLAN */
 	__u16 flags; /* enum hr_config_flag */
 	__u32 quota; /* connections a port may have; 0: as many as fit */
+	__u32 wires; /* 1 << enum hr_where of each that a network here travels on; others are the kernel's, but VXLAN */
+	__u32 seam; /* ifindex of the veth that cuts super-packets; 0: none */
 };
 
 /* What the last walk on this CPU concluded; for tests and `headrace trace`. */
@@ -478,6 +523,13 @@ struct hr_sample {
 struct hr_clocks {
 	__u64 jiffies; /* jiffies64 */
 	__u64 monotonic; /* CLOCK_MONOTONIC, ns */
+};
+
+/* Argument of the program hr_unlearn: forget where a MAC was learnt. */
+struct hr_unlearning {
+	__u32 segment;
+	__u8 mac[6];
+	__u16 aged; /* 1: it is on the wire still, for all that is known; decisions stay right */
 };
 
 /* Argument of the program hr_bump: raise epochs. */

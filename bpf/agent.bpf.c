@@ -39,17 +39,20 @@ int hr_raise(struct hr_bump *bump)
 
 /* Forget where a MAC was learnt: a walk may move it or count at this moment. Answers 1 if the entry is still there, as 0. */
 SEC("syscall")
-int hr_unlearn(struct hr_fdb_key *asked)
+int hr_unlearn(struct hr_unlearning *asked)
 {
-	struct hr_fdb_key key = *asked;
-	__u64 *known = bpf_map_lookup_elem(&hr_learnt, &key), before;
+	struct hr_fdb_key key = { .segment = asked->segment };
+	__u64 *known, before;
 
+	__builtin_memcpy(key.mac, asked->mac, sizeof(key.mac));
+	known = bpf_map_lookup_elem(&hr_learnt, &key);
 	if (!known)
 		return 0;
 	before = __sync_lock_test_and_set(known, 0);
 	if (before) {
 		hr_learnt_release(before, key.segment);
-		hr_epoch_raise(HR_LEARNT_ENDPOINT(before));
+		if (!asked->aged)
+			hr_epoch_raise(HR_LEARNT_ENDPOINT(before));
 	}
 	return bpf_map_delete_elem(&hr_learnt, &key) ? 1 : 0;
 }

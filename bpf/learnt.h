@@ -11,10 +11,15 @@
 
 #define HR_LEARNT_WORD(endpoint, vtep) ((__u64)(vtep) << 32 | (endpoint))
 #define HR_LEARNT_ENDPOINT(word) ((__u32)(word))
-#define HR_LEARNT_VTEP(word) ((__u32)((word) >> 32))
+#define HR_LEARNT_VTEP(word) ((__u32)((word) >> 32) & 0xffff)
+#define HR_LEARNT_SEEN(seconds) ((__u64)(__u16)(seconds) << 48)
+#define HR_LEARNT_FRESH \
+	(48 + 4) /* a bit of the word: seen is written again once it differs from here on, within 16 s */
+#define HR_LEARNT_PLACE(word) ((word) & ~(0xffffULL << 48))
 
 _Static_assert(sizeof(struct hr_learnt) == sizeof(__u64) && offsetof(struct hr_learnt, vtep) == 4,
 	       "a word, low part first");
+_Static_assert(HR_VTEPS <= 1 << 16, "the index of a VTEP fits");
 
 static __always_inline __u32 *hr_learnt_count(__u64 place, __u32 segment)
 {

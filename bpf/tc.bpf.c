@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /* The tc hook: replay what is known, walk what is not. One program a stage; docs/pipeline.md has the order. */
 #include "lib/meta.h"
+#include "lib/tunnel.h"
 #include "replay.h"
 #include "stages/acl.h"
 #include "stages/anti_spoof.h"
@@ -12,12 +13,6 @@
 #include "stages/track.h"
 
 #define HR_PULL 512 /* octets made linear when headers are not */
-
-static __always_inline int hr_next(struct __sk_buff *skb, struct hr_walk *walk, enum hr_stage stage)
-{
-	bpf_tail_call(skb, &hr_stages, stage);
-	return hr_drop(skb, walk, HR_REASON_INTERNAL);
-}
 
 /* Longest IP packet that the frame stands for: a super-packet's segments count, not itself. */
 static __always_inline __u32 hr_longest(const struct __sk_buff *skb, const struct hr_packet *packet, __u32 base)
@@ -49,7 +44,8 @@ static __always_inline __u32 hr_unknown(const struct hr_replay *replay)
 }
 
 static __always_inline int hr_carry_out(struct __sk_buff *skb, const struct hr_packet *packet,
-					const struct hr_replay *replay, struct hr_weight weight, __u32 outer_length)
+					const struct hr_replay *replay, struct hr_weight weight,
+					const struct hr_outer *outer)
 {
 	struct hr_adjacency *adjacency;
 	struct hr_port *port;
@@ -69,7 +65,7 @@ static __always_inline int hr_carry_out(struct __sk_buff *skb, const struct hr_p
 		if (!(replay->flow.flags & HR_FLOW_WHOLE))
 			copy.flags = 0;
 		hash = replay->flow.hash;
-		reason = hr_vxlan_push(skb, &copy, packet, replay->flow.vni, hash, true);
+		reason = hr_outer_push(skb, &copy, packet, replay->flow.segment, hash, true);
 		if (reason)
 			return hr_drop_at(skb, replay->flow.from_index, reason);
 		hr_conclude(HR_REASON_NONE, TC_ACT_REDIRECT, copy.ifindex, &packet->key, NULL);
@@ -78,11 +74,35 @@ static __always_inline int hr_carry_out(struct __sk_buff *skb, const struct hr_p
 	port = bpf_map_lookup_elem(&hr_ports, &replay->flow.out);
 	if (!port)
 		return -1;
-	if (outer_length && hr_pop(skb, outer_length))
+	if (outer && hr_outer_pop(skb, outer, packet))
 		return hr_drop_at(skb, 0, HR_REASON_INTERNAL);
 	hr_count_to_port(replay->flow.out, weight);
 	hr_conclude(HR_REASON_NONE, TC_ACT_REDIRECT, port->ifindex, &packet->key, NULL);
 	return hr_deliver(skb, port);
+}
+
+/* The sub-port that a tagged frame from a trunk's device belongs to; 0: none, and the frame is as it was. Its tag comes off. */
+static __always_inline __u32 hr_subport(struct __sk_buff *skb, __u32 trunk)
+{
+	struct hr_subport_key key = { .port = trunk };
+	struct hr_subport *subport;
+	struct {
+		__be16 proto;
+		__be16 tci;
+	} tag;
+
+	if (skb->vlan_present) {
+		tag.proto = skb->vlan_proto;
+		key.vid = skb->vlan_tci & HR_VID;
+	} else {
+		if (bpf_skb_load_bytes(skb, 2 * ETH_ALEN, &tag, sizeof(tag)))
+			return 0;
+		key.vid = bpf_ntohs(tag.tci) & HR_VID;
+	}
+	if (tag.proto != bpf_htons(ETH_P_8021Q))
+		return 0;
+	subport = bpf_map_lookup_elem(&hr_subports, &key);
+	return subport && !bpf_skb_vlan_pop(skb) ? subport->port : 0;
 }
 
 /* Frames from a workload. Never returns "go on to the host's stack". */
@@ -90,7 +110,7 @@ SEC("tc")
 int hr_from_port(struct __sk_buff *skb)
 {
 	__u64 now = hr_now();
-	__u32 ifindex = skb->ifindex, length;
+	__u32 ifindex = skb->ifindex, length, from, subport;
 	struct hr_device *device = bpf_map_lookup_elem(&hr_devices, &ifindex);
 	struct hr_replay replay;
 	struct hr_weight weight;
@@ -102,15 +122,21 @@ int hr_from_port(struct __sk_buff *skb)
 	if (!device)
 		return hr_drop_at(skb, 0, HR_REASON_NO_PORT);
 	replay.known = true;
+	from = device->port;
 	reason = hr_parse_skb(skb, 0, &packet);
-	packet.key.where = device->port;
+	if (reason == HR_REASON_VLAN_TAGGED) {
+		subport = hr_subport(skb, from);
+		if (subport) {
+			from = subport;
+			reason = hr_parse_skb(skb, 0, &packet);
+		}
+	}
+	packet.key.where = from;
 	weight = hr_weigh(skb->len, packet.header, skb->gso_size);
 	length = hr_longest(skb, &packet, 0);
 	if (!reason && packet.kind >= HR_KIND_IPV4 && !packet.fragment &&
 	    hr_replay(&packet, length, NULL, &replay, now)) {
-		__u32 from = device->port;
-
-		verdict = hr_carry_out(skb, &packet, &replay, weight, 0);
+		verdict = hr_carry_out(skb, &packet, &replay, weight, NULL);
 		if (verdict >= 0) {
 			hr_count_from_port(from, weight);
 			hr_replay_done(&replay, &packet, weight, now);
@@ -121,15 +147,15 @@ int hr_from_port(struct __sk_buff *skb)
 	if (!walk)
 		return hr_drop_at(skb, 0, HR_REASON_INTERNAL);
 	__builtin_memset(walk, 0, HR_WALK_FRESH);
-	walk->from_index = device->port;
-	walk->from_epoch = hr_epoch(device->port); /* before any table that the decision stands on */
+	walk->from_index = from;
+	walk->from_epoch = hr_epoch(from); /* before any table that the decision stands on */
 	barrier();
-	port = bpf_map_lookup_elem(&hr_ports, &device->port);
+	port = bpf_map_lookup_elem(&hr_ports, &from);
 	if (!port)
 		return hr_drop_at(skb, 0, HR_REASON_INTERNAL);
 	walk->packet = packet;
-	walk->purse = hr_purse(device->port, !reason && packet.kind >= HR_KIND_IPV4 && !packet.fragment &&
-						     replay.known && !hr_tcp_opens(&packet));
+	walk->purse = hr_purse(from, !reason && packet.kind >= HR_KIND_IPV4 && !packet.fragment && replay.known &&
+					     !hr_tcp_opens(&packet));
 	if (!hr_budget_left(walk->purse, now)) {
 		hr_conclude(HR_REASON_BUDGET, TC_ACT_SHOT, 0, &walk->packet.key, &walk->rule);
 		return hr_drop_at(skb, walk->from_index, HR_REASON_BUDGET);
@@ -137,7 +163,7 @@ int hr_from_port(struct __sk_buff *skb)
 	walk->weight = weight;
 	walk->length = length;
 	walk->flags = hr_unknown(&replay) | (port->flags & HR_PORT_PEER ? HR_WALK_PEER : 0);
-	walk->from_port = device->port;
+	walk->from_port = from;
 	walk->segment = port->segment;
 	walk->mtu = port->mtu;
 	hr_count_walk(walk->from_port, weight);
@@ -159,49 +185,115 @@ static __always_inline bool hr_uncovered(struct __sk_buff *skb, struct hr_outer 
 	if ((void *)(meta + 1) > (void *)(long)skb->data || meta->magic != HR_META_MAGIC)
 		return false;
 	__builtin_memset(outer, 0, sizeof(*outer));
-	outer->vni = meta->vni;
+	outer->where = meta->where;
 	__builtin_memcpy(outer->saddr, meta->outer_saddr, 16);
 	return true;
 }
 
-/* Frames from the underlay. What is not for our VTEP is the kernel's, untouched. */
+/* A frame of a physical network, and for somebody here: its tags come off. Else it is the kernel's. */
+static __always_inline bool hr_from_wire(struct __sk_buff *skb, struct hr_outer *outer)
+{
+	__u32 ifindex = skb->ifindex, tags;
+	struct hr_uplink *uplink = bpf_map_lookup_elem(&hr_uplinks, &ifindex);
+	struct hr_place place = {};
+	__u8 mac[6];
+
+	if (!uplink || !uplink->physical)
+		return false;
+	tags = hr_tags_read(skb);
+	if (tags == HR_WHERE_NONE || bpf_skb_load_bytes(skb, 0, mac, sizeof(mac)))
+		return false;
+	__builtin_memset(outer, 0, sizeof(*outer));
+	outer->where = (__u32)HR_WHERE_PHYSICAL << HR_WHERE_SHIFT | uplink->physical << HR_PHYSICAL_SHIFT | tags;
+	if (!bpf_map_lookup_elem(&hr_wires, &outer->where))
+		return false;
+	if (!(mac[0] & 1) && (!hr_locate(outer->where, mac, &place) || place.vtep))
+		return false;
+	outer->reason = hr_tags_pop(skb, outer->where);
+	return true;
+}
+
+/* Outer headers off, if any are on: what counts next is how many there were. False: it is the kernel's, untouched. */
+static __always_inline bool hr_uncover(struct __sk_buff *skb, struct hr_outer *outer)
+{
+	__u32 zero = 0;
+	struct hr_config *config = bpf_map_lookup_elem(&hr_configs, &zero);
+
+	if (!config)
+		return false;
+	if (hr_uncovered(skb, outer))
+		return true;
+	if (!skb->vlan_present) {
+		if ((void *)(long)skb->data + HR_OUTER_LONGEST > (void *)(long)skb->data_end &&
+		    (long)skb->data_end - (long)skb->data < skb->len)
+			bpf_skb_pull_data(skb, skb->len < HR_OUTER_LONGEST ? skb->len : HR_OUTER_LONGEST);
+		if (hr_outer_parse((void *)(long)skb->data, (void *)(long)skb->data_end, config, outer) ==
+			    HR_OUTER_OURS &&
+		    (hr_carrier(outer->where) || skb->pkt_type == PACKET_HOST))
+			return true;
+	}
+	return hr_from_wire(skb, outer);
+}
+
+/* Who sent it: of a tunnel the VTEP, of a physical network its wire. HR_REASON_NONE: somebody known. */
+static __always_inline int hr_source(struct hr_walk *walk)
+{
+	struct hr_fdb_key mac = { .segment = walk->segment };
+	struct hr_vtep_key key;
+	struct hr_config *config;
+	struct hr_wire *wire;
+	struct hr_vtep *vtep;
+	struct hr_fdb *fdb;
+	__u32 zero = 0;
+
+	if (hr_wire_of(walk->segment) == HR_WHERE_PHYSICAL) {
+		wire = bpf_map_lookup_elem(&hr_wires, &walk->segment);
+		if (!wire)
+			return HR_REASON_UNKNOWN_SEGMENT;
+		walk->vtep = wire->vtep;
+		walk->vtep_endpoint = wire->endpoint;
+		__builtin_memcpy(mac.mac, walk->packet.eth_src, 6);
+		fdb = bpf_map_lookup_elem(&hr_fdbs, &mac);
+		return fdb && !fdb->vtep ? HR_REASON_SPOOFED_MAC : HR_REASON_NONE;
+	}
+	__builtin_memcpy(key.addr, walk->outer_saddr, 16);
+	vtep = bpf_map_lookup_elem(&hr_vteps, &key);
+	if (!vtep) {
+		config = bpf_map_lookup_elem(&hr_configs, &zero);
+		walk->vtep = walk->vtep_endpoint = 0;
+		return config && config->flags & HR_CONFIG_ANY_VTEP ? HR_REASON_NONE : HR_REASON_UNKNOWN_VTEP;
+	}
+	walk->vtep = vtep->vtep;
+	walk->vtep_endpoint = vtep->endpoint;
+	return HR_REASON_NONE;
+}
+
+/* Frames from the underlay and from physical networks. What is for nobody here is the kernel's, untouched. */
 SEC("tc")
 int hr_from_uplink(struct __sk_buff *skb)
 {
 	__u64 now = hr_now();
-	struct hr_vtep_key vtep_key;
-	struct hr_config *config;
 	struct hr_replay replay;
 	struct hr_weight weight;
 	struct hr_packet packet;
 	struct hr_outer outer;
-	struct hr_vtep *vtep;
 	struct hr_walk *walk;
-	int reason, verdict;
-	__u32 zero = 0, length;
+	int reason, verdict, source;
+	__u32 length, vtep;
 
-	config = bpf_map_lookup_elem(&hr_configs, &zero);
-	if (!config)
+	if (!hr_uncover(skb, &outer))
 		return TC_ACT_UNSPEC;
-	if (!hr_uncovered(skb, &outer)) {
-		if (skb->vlan_present)
-			return TC_ACT_UNSPEC;
-		if ((void *)(long)skb->data + HR_VXLAN6_LENGTH > (void *)(long)skb->data_end)
-			bpf_skb_pull_data(skb, skb->len < HR_VXLAN6_LENGTH ? skb->len : HR_VXLAN6_LENGTH);
-		if (hr_vxlan_parse((void *)(long)skb->data, (void *)(long)skb->data_end, config, &outer) ==
-		    HR_OUTER_FOREIGN)
-			return TC_ACT_UNSPEC;
-		if (outer.reason)
-			return hr_drop_at(skb, 0, outer.reason);
-	}
+	if (outer.reason)
+		return hr_drop_at(skb, 0, outer.reason);
+	HR_BOUND(outer.length, 512);
 	replay.known = true;
 	reason = hr_parse_skb(skb, outer.length, &packet);
-	packet.key.where = HR_WHERE_VXLAN << HR_WHERE_SHIFT | outer.vni;
+	packet.key.where = outer.where;
 	weight = hr_weigh(skb->len - outer.length, packet.header - outer.length, skb->gso_size);
 	length = hr_longest(skb, &packet, outer.length);
-	if (!reason && packet.kind >= HR_KIND_IPV4 && !packet.fragment &&
+	if (!reason && packet.kind >= HR_KIND_IPV4 && !packet.fragment && !hr_ecn_lost(outer.tos, &packet) &&
 	    hr_replay(&packet, length, outer.saddr, &replay, now)) {
-		verdict = hr_carry_out(skb, &packet, &replay, weight, outer.length);
+		verdict = hr_carry_out(skb, &packet, &replay, weight, &outer);
 		if (verdict >= 0) {
 			hr_replay_done(&replay, &packet, weight, now);
 			return verdict;
@@ -220,26 +312,27 @@ int hr_from_uplink(struct __sk_buff *skb)
 	walk->length = length;
 	walk->outer = outer.length;
 	walk->flags = HR_WALK_TUNNEL | hr_unknown(&replay);
-	walk->segment = packet.key.where;
+	walk->segment = outer.where;
+	if (hr_wire_of(outer.where) == HR_WHERE_PHYSICAL && packet.eth_dst[0] & 1)
+		walk->flags |= HR_WALK_SHARED;
 	__builtin_memcpy(walk->outer_saddr, outer.saddr, 16);
-	__builtin_memcpy(vtep_key.addr, outer.saddr, 16);
 	hr_count_walk(0, weight);
-	vtep = bpf_map_lookup_elem(&hr_vteps, &vtep_key);
-	if (vtep) {
-		walk->vtep = vtep->vtep;
-		walk->vtep_endpoint = vtep->endpoint;
-	}
+	hr_source(walk);
+	vtep = walk->vtep;
 	hr_resolve(walk);
-	vtep = bpf_map_lookup_elem(&hr_vteps,
-				   &vtep_key); /* again: what the decision stands on comes after the epochs */
-	if (!vtep || vtep->vtep != walk->vtep)
+	source = hr_source(walk); /* again: what the decision stands on comes after the epochs */
+	if (source == HR_REASON_UNKNOWN_VTEP || walk->vtep != vtep)
 		return hr_drop(skb, walk, HR_REASON_UNKNOWN_VTEP);
 	if (!hr_flood_slot(walk, 0))
 		return hr_drop(skb, walk, HR_REASON_UNKNOWN_SEGMENT);
 	if (reason)
 		return hr_drop(skb, walk, reason == HR_PARSE_PULL ? HR_REASON_INTERNAL : reason);
+	if (source)
+		return hr_drop(skb, walk, source);
+	if (hr_ecn_lost(outer.tos, &packet))
+		return hr_drop(skb, walk, HR_REASON_ECN);
 	walk->rule.from_side = HR_RULE_REMOTE;
-	if (outer.length && hr_pop(skb, outer.length))
+	if (hr_outer_pop(skb, &outer, &packet))
 		return hr_drop(skb, walk, HR_REASON_INTERNAL);
 	walk->outer = 0;
 	return hr_next(skb, walk, HR_STAGE_TRACK);
@@ -272,7 +365,7 @@ HR_STAGE(hr_stage_respond)
 		if (reason == HR_REASON_PUNTED) {
 			hr_budget_charge(walk->purse, HR_BUDGET_PUNT);
 			hr_conclude(HR_REASON_PUNTED, TC_ACT_SHOT, 0, &walk->packet.key, &walk->rule);
-			return hr_consume(walk->from_port, HR_REASON_PUNTED);
+			return hr_consume(skb, walk, HR_REASON_PUNTED);
 		}
 		if (reason) {
 			hr_budget_charge(walk->purse, HR_BUDGET_PUNT - 1);
@@ -391,6 +484,28 @@ HR_STAGE(hr_stage_decide)
 	return reason ? hr_drop(skb, walk, reason) : hr_decide(skb, walk);
 }
 
+/* By tunnel or wire, as was decided. */
+SEC("tc")
+HR_STAGE(hr_stage_encap)
+{
+	struct hr_walk *walk = hr_walk_get();
+	__u32 ifindex;
+	int reason;
+
+	if (!walk)
+		return hr_drop_at(skb, 0, HR_REASON_INTERNAL);
+	ifindex = walk->adjacency.ifindex;
+	reason = hr_outer_push(skb, &walk->adjacency, &walk->packet, walk->segment, walk->hash,
+			       walk->hop == HR_REASON_NONE);
+	if (reason)
+		return hr_drop(skb, walk, reason);
+	hr_conclude(HR_REASON_NONE, TC_ACT_REDIRECT, ifindex, &walk->packet.key, &walk->rule);
+	/* The kernel asks for the neighbour and keeps the packet until it answers. */
+	if (walk->hop == HR_REASON_NO_NEIGHBOUR)
+		return bpf_redirect_neigh(ifindex, NULL, 0, 0);
+	return bpf_redirect(ifindex, 0);
+}
+
 SEC("tc")
 HR_STAGE(hr_stage_flood)
 {
@@ -405,9 +520,10 @@ HR_STAGE(hr_stage_sample)
 {
 	struct hr_walk *walk = hr_walk_get();
 
-	if (walk)
-		hr_sample(skb, &walk->dropped);
-	return hr_drop_sampled();
+	if (!walk)
+		return hr_drop_sampled();
+	hr_sample(skb, &walk->dropped);
+	return hr_end(skb, walk->dropped.shared);
 }
 
 /* On a port's egress: only the datapath may send to a workload. */

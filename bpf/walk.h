@@ -12,6 +12,7 @@
 #include "sample.h"
 #include "stages/account.h"
 #include "stages/budget.h"
+#include "stages/encap_vlan.h"
 
 enum hr_stage {
 	HR_STAGE_ANTI_SPOOF,
@@ -22,6 +23,7 @@ enum hr_stage {
 	HR_STAGE_FORWARD,
 	HR_STAGE_ACL_TO,
 	HR_STAGE_DECIDE,
+	HR_STAGE_ENCAP,
 	HR_STAGE_FLOOD,
 	HR_STAGE_SAMPLE,
 	HR_STAGES,
@@ -37,6 +39,7 @@ HR_STAGE(hr_stage_acl_from);
 HR_STAGE(hr_stage_forward);
 HR_STAGE(hr_stage_acl_to);
 HR_STAGE(hr_stage_decide);
+HR_STAGE(hr_stage_encap);
 HR_STAGE(hr_stage_flood);
 HR_STAGE(hr_stage_sample);
 
@@ -55,6 +58,7 @@ struct {
 		[HR_STAGE_FORWARD] = (void *)&hr_stage_forward,
 		[HR_STAGE_ACL_TO] = (void *)&hr_stage_acl_to,
 		[HR_STAGE_DECIDE] = (void *)&hr_stage_decide,
+		[HR_STAGE_ENCAP] = (void *)&hr_stage_encap,
 		[HR_STAGE_FLOOD] = (void *)&hr_stage_flood,
 		[HR_STAGE_SAMPLE] = (void *)&hr_stage_sample,
 	},
@@ -72,6 +76,7 @@ enum hr_walk_flag {
 	HR_WALK_STRAY = 256, /* a SYN+ACK that answers nothing known */
 	HR_WALK_UNKNOWN = 512, /* the replay found no entry for its key */
 	HR_WALK_PEER = 1024, /* it came from a veth: a super-packet is the kernel's own, and needs no checking */
+	HR_WALK_SHARED = 4096, /* a multicast frame from a physical network's wire: the kernel gets it too */
 	HR_WALK_ROOM = 2048, /* the dry walk: ending the connection that its key has would have made room for another */
 };
 
@@ -169,10 +174,21 @@ static __always_inline int hr_drop_sampled(void)
 	return TC_ACT_SHOT; /* the only one */
 }
 
+/* The end of a frame that is the kernel's too, where `shared` is its segment: it gets its tags back. */
+static __always_inline int hr_end(struct __sk_buff *skb, __u32 shared)
+{
+	return shared && !hr_tags_push(skb, shared) ? TC_ACT_UNSPEC : hr_drop_sampled();
+}
+
 static __always_inline int hr_drop_counted(__u32 port, __u32 reason)
 {
 	hr_count_reason(port, reason);
 	return hr_drop_sampled();
+}
+
+static __always_inline __u32 hr_shared(const struct hr_walk *walk)
+{
+	return walk->flags & HR_WALK_SHARED ? walk->segment : 0;
 }
 
 /* Shows a drop to those who watch; returns only if nobody does. A stage of its own: it takes nothing from others' stack. */
@@ -203,10 +219,11 @@ static __always_inline int hr_drop_at(struct __sk_buff *skb, __u32 port, __u32 r
 	return verdict;
 }
 
-/* The frame was answered or copied: nothing is lost, and the original ends here. */
-static __always_inline int hr_consume(__u32 port, __u32 reason)
+/* The frame was answered or copied: nothing is lost, and the original ends here, or is the kernel's. */
+static __always_inline int hr_consume(struct __sk_buff *skb, const struct hr_walk *walk, __u32 reason)
 {
-	return hr_drop_counted(port, reason);
+	hr_count_reason(walk->from_port, reason);
+	return hr_end(skb, hr_shared(walk));
 }
 
 static __always_inline struct hr_dropped hr_dropped_of(const struct hr_walk *walk, __u32 port, __u32 reason)
@@ -217,6 +234,7 @@ static __always_inline struct hr_dropped hr_dropped_of(const struct hr_walk *wal
 		.where = walk->packet.key.where,
 		.outer = walk->outer,
 		.to = walk->to_port,
+		.shared = hr_shared(walk),
 	};
 }
 
@@ -236,12 +254,19 @@ static __always_inline __u32 hr_payer(const struct hr_walk *walk)
 
 static __always_inline int hr_drop(struct __sk_buff *skb, struct hr_walk *walk, __u32 reason)
 {
-	int verdict = hr_drop_counted(walk->from_port, reason);
+	__u32 shared = hr_shared(walk);
 
+	hr_count_reason(walk->from_port, reason);
 	hr_budget_charge(hr_payer(walk), 1);
-	hr_conclude(reason, verdict, 0, &walk->packet.key, &walk->rule);
+	hr_conclude(reason, shared ? (__u32)TC_ACT_UNSPEC : TC_ACT_SHOT, 0, &walk->packet.key, &walk->rule);
 	hr_drop_shown(skb, hr_dropped_of(walk, walk->from_port, reason));
-	return verdict;
+	return hr_end(skb, shared);
+}
+
+static __always_inline int hr_next(struct __sk_buff *skb, struct hr_walk *walk, enum hr_stage stage)
+{
+	bpf_tail_call(skb, &hr_stages, stage);
+	return hr_drop(skb, walk, HR_REASON_INTERNAL);
 }
 
 /* A copy of the frame goes no further; the frame does. */
@@ -254,11 +279,19 @@ static __always_inline void hr_leave_out(struct __sk_buff *skb, struct hr_walk *
 	hr_sample(skb, &walk->dropped);
 }
 
+/* What goes to a sub-port bears its tag. False: the kernel refused. */
+static __always_inline bool hr_tag(struct __sk_buff *skb, const struct hr_port *port)
+{
+	return !port->vlan || !bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), port->vlan);
+}
+
 /* The frame has become the answer to itself, and its reason is counted: back to where it came from. */
 static __always_inline int hr_return(struct __sk_buff *skb, struct hr_walk *walk, const struct hr_port *port,
 				     __u32 reason)
 {
 	hr_conclude(reason, TC_ACT_REDIRECT, port->ifindex, &walk->packet.key, &walk->rule);
+	if (!hr_tag(skb, port))
+		return hr_drop_counted(walk->from_port, HR_REASON_INTERNAL);
 	skb->mark = HR_MARK;
 	return bpf_redirect(port->ifindex, 0);
 }
@@ -269,6 +302,8 @@ static __always_inline int hr_deliver(struct __sk_buff *skb, const struct hr_por
 	__u16 ethertype = 0;
 
 	bpf_skb_load_bytes(skb, offsetof(struct ethhdr, h_proto), &ethertype, sizeof(ethertype));
+	if (!hr_tag(skb, port))
+		return hr_drop_counted(0, HR_REASON_INTERNAL);
 	if (port->flags & HR_PORT_PEER && skb->protocol == ethertype) {
 		bpf_skb_change_type(skb, PACKET_HOST);
 		return bpf_redirect_peer(port->ifindex, 0);

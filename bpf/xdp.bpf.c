@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /* The XDP hook replays, and only that: whatever has no decision yet, or none that XDP can carry out, goes on to tc. */
+#include "lib/ecn.h"
 #include "lib/meta.h"
 #include "replay.h"
-#include "stages/encap_vxlan.h"
+#include "stages/encap.h"
+#include "stages/encap_vlan.h"
 
 const volatile __u32 hr_observe = 0;
 
@@ -23,34 +25,63 @@ static __always_inline void hr_xdp_conclude(const struct hr_packet *packet, __u3
 	conclusion->key = packet->key;
 }
 
-static __always_inline bool hr_xdp_push(struct xdp_md *xdp, const struct hr_adjacency *adjacency, __u8 tos, __u32 vni,
-					__u32 hash, __u32 length)
+/* A copy of a constant length, of those that outer headers have. */
+#define HR_XDP_WRITE(octets)                               \
+	case octets:                                       \
+		if (data + (octets) > data_end)            \
+			return false;                      \
+		__builtin_memcpy(data, &head.eth, octets); \
+		return true
+
+static __always_inline bool hr_xdp_push(struct xdp_md *xdp, const struct hr_adjacency *adjacency, __u8 tos,
+					__u32 segment, __u32 hash, __u32 length)
 {
+	__u32 octets = hr_outer_length(segment, hr_adjacency_is_v4(adjacency));
 	void *data, *data_end;
+	struct hr_head head;
 
-	if (hr_addr_is_v4(adjacency->daddr)) {
-		struct hr_vxlan4 outer;
-
-		if (bpf_xdp_adjust_head(xdp, -(int)HR_VXLAN4_LENGTH))
-			return false;
-		data = (void *)(long)xdp->data;
-		data_end = (void *)(long)xdp->data_end;
-		if (data + HR_VXLAN4_LENGTH > data_end)
-			return false;
-		hr_vxlan4_fill(&outer, adjacency, vni, hash, tos, length);
-		__builtin_memcpy(data, &outer.eth, HR_VXLAN4_LENGTH);
-	} else {
-		struct hr_vxlan6 outer;
-
-		if (bpf_xdp_adjust_head(xdp, -(int)HR_VXLAN6_LENGTH))
-			return false;
-		data = (void *)(long)xdp->data;
-		data_end = (void *)(long)xdp->data_end;
-		if (data + HR_VXLAN6_LENGTH > data_end)
-			return false;
-		hr_vxlan6_fill(&outer, adjacency, vni, hash, tos, length);
-		__builtin_memcpy(data, &outer.eth, HR_VXLAN6_LENGTH);
+	if (bpf_xdp_adjust_head(xdp, -(int)octets))
+		return false;
+	data = (void *)(long)xdp->data;
+	data_end = (void *)(long)xdp->data_end;
+	hr_head_fill(&head, adjacency, segment, hash, tos, length);
+	switch (octets) {
+		HR_XDP_WRITE(50);
+		HR_XDP_WRITE(70);
+		HR_XDP_WRITE(42);
+		HR_XDP_WRITE(62);
+		HR_XDP_WRITE(46);
+		HR_XDP_WRITE(66);
+		HR_XDP_WRITE(58);
+		HR_XDP_WRITE(78);
+		HR_XDP_WRITE(22);
 	}
+	return false;
+}
+
+/* Tags on, behind the addresses; the outer one first. */
+static __always_inline bool hr_xdp_tag(struct xdp_md *xdp, __u32 segment)
+{
+	__u32 service = hr_segment_service(segment), vid = hr_segment_vid(segment);
+	__be16 *words;
+	int i;
+
+	if (!vid)
+		return true;
+	if (bpf_xdp_adjust_head(xdp, service ? -2 * HR_TAG_LENGTH : -HR_TAG_LENGTH))
+		return false;
+	words = (void *)(long)xdp->data;
+	if ((void *)words + ETH_HLEN + 2 * HR_TAG_LENGTH > (void *)(long)xdp->data_end)
+		return false;
+	for (i = 0; i < ETH_ALEN; i++)
+		words[i] = words[i + (service ? HR_TAG_LENGTH : HR_TAG_LENGTH / 2)];
+	words += ETH_ALEN;
+	if (service) {
+		*words++ = bpf_htons(ETH_P_8021AD);
+		*words++ = bpf_htons(service);
+	}
+	*words++ = bpf_htons(ETH_P_8021Q);
+	*words = bpf_htons(vid);
 	return true;
 }
 
@@ -100,7 +131,11 @@ int hr_xdp_from_port(struct xdp_md *xdp)
 	if (copy.state != HR_ADJACENCY_RESOLVED || READ_ONCE(adjacency->state) != HR_ADJACENCY_RESOLVED)
 		return XDP_PASS;
 	hash = replay.flow.hash;
-	if (!hr_xdp_push(xdp, &copy, hr_outer_tos(&packet), replay.flow.vni, hash, length))
+	if (hr_wire_sums(replay.flow.segment) && !hr_adjacency_is_v4(&copy))
+		return XDP_PASS;
+	if (copy.flags & HR_ADJACENCY_WIRE ?
+		    !hr_xdp_tag(xdp, replay.flow.segment) :
+		    !hr_xdp_push(xdp, &copy, hr_outer_tos(&packet), replay.flow.segment, hash, length))
 		return hr_xdp_drop(device->port);
 	hr_count_from_port(device->port, weight);
 	hr_replay_done(&replay, &packet, weight, now);
@@ -121,7 +156,7 @@ static __always_inline int hr_xdp_to_tc(struct xdp_md *xdp, const struct hr_oute
 	if ((void *)(meta + 1) > (void *)(long)xdp->data)
 		return hr_xdp_drop(0);
 	meta->magic = HR_META_MAGIC;
-	meta->vni = outer->vni;
+	meta->where = outer->where;
 	__builtin_memcpy(meta->outer_saddr, outer->saddr, 16);
 	return XDP_PASS;
 }
@@ -141,14 +176,16 @@ int hr_xdp_from_uplink(struct xdp_md *xdp)
 	config = bpf_map_lookup_elem(&hr_configs, &zero);
 	if (!config)
 		return XDP_PASS;
-	if (hr_vxlan_parse((void *)(long)xdp->data, (void *)(long)xdp->data_end, config, &outer) == HR_OUTER_FOREIGN ||
-	    outer.reason)
+	if (hr_outer_parse((void *)(long)xdp->data, (void *)(long)xdp->data_end, config, &outer) == HR_OUTER_FOREIGN ||
+	    outer.reason || !hr_carrier(outer.where))
 		return XDP_PASS;
+	HR_BOUND(outer.length, 512);
 	if (hr_parse((void *)(long)xdp->data, (void *)(long)xdp->data_end, outer.length, length - outer.length, false,
 		     &packet) ||
-	    packet.kind < HR_KIND_IPV4 || packet.fragment)
+	    packet.kind < HR_KIND_IPV4 || packet.fragment || hr_ecn_lost(outer.tos, &packet) ||
+	    hr_ecn_change(outer.tos, &packet))
 		return XDP_PASS;
-	packet.key.where = HR_WHERE_VXLAN << HR_WHERE_SHIFT | outer.vni;
+	packet.key.where = outer.where;
 	if (!hr_replay(&packet, packet.ip_length, outer.saddr, &replay, now))
 		return XDP_PASS;
 	port = bpf_map_lookup_elem(&hr_ports, &replay.flow.out);

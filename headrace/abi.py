@@ -14,7 +14,7 @@ import msgspec
 
 Octets = TypeVar("Octets", bytes, bytes | bytearray | memoryview)
 
-ABI_HASH = "3b9fbc1ab821"
+ABI_HASH = "4e66ff7c71de"
 """Identifies layouts, values and maps together: two sides that differ in it must not share a map."""
 
 
@@ -115,10 +115,13 @@ CONN_REST = 64
 ENDPOINTS = 262144
 FRAGMENTS_PORT = 64
 HALF_OPEN = 1024
+LEARNT_AGE = 300
 LEARNT_PORT = 256
 LEARNT_SEGMENT = 1024
 MARK = 1215449170
 PATHS = 8
+PHYSICALS = 16
+PHYSICAL_SHIFT = 24
 PORTS = 4096
 PUNT_OCTETS = 1500
 REASONS = 64
@@ -131,10 +134,14 @@ RULE_REMOTE = 4
 SAMPLE_OCTETS = 128
 SERVICE_ANY = 96
 SERVICE_PROTO = 112
+SERVICE_SHIFT = 12
 SOURCE_PREFIX = 96
+VID = 4095
 VTEPS = 8192
+VTEP_MAC = 1
 WATCHERS = 4
 WATCH_ALL = 4294967295
+WHERE_ID = 268435455
 WHERE_NONE = 4294967295
 WHERE_SHIFT = 28
 
@@ -143,6 +150,7 @@ class AdjacencyFlag(Named):
     """enum hr_adjacency_flag."""
 
     WHOLE = 1, "the underlay is veths: super-packets reach the other host as they are"
+    WIRE = 2, "a device of a physical network: there is no next hop, and no outer header but tags"
 
 
 class AdjacencyState(Named):
@@ -157,6 +165,7 @@ class ConfigFlag(Named):
     """enum hr_config_flag."""
 
     CLAMP = 1, "lower the MSS that workloads offer to what the path takes"
+    ANY_VTEP = 2, "take tunnelled frames from whoever sends them"
 
 
 class ConnFlag(Named):
@@ -261,6 +270,9 @@ class Reason(Named):
     TCP_WINDOW = 44, "a TCP reset that its receiver would not believe"
     BUDGET = 45, "the port sends too many packets that are denied, answered or flooded"
     PUNTED = 46, "not dropped: the agent answers it (DHCP, router solicitations)"
+    GENEVE_OPTION = 47, "a Geneve option that must be understood, and is not (RFC 8926 section 3.5.1)"
+    NSH_EXHAUSTED = 48, "a service index of 0: its service path has a loop (RFC 8300 section 3)"
+    ECN = 49, "marked as congested on its way, though what is inside cannot say so (RFC 6040 section 4.2)"
 
 
 class Source(Named):
@@ -296,6 +308,13 @@ class Where(Named):
 
     PORT = 0, "from a local port: its index"
     VXLAN = 1, "by tunnel: the VNI"
+    GENEVE = 2, "the VNI"
+    GRE = 3, "the key"
+    MPLS_UDP = 4, "the label"
+    MPLS_GRE = 5, "the label"
+    NSH_GPE = 6, "the service path identifier"
+    NSH_ETHERNET = 7, "the service path identifier"
+    PHYSICAL = 8, "number of the physical network << 24 | 802.1ad VID << 12 | 802.1Q VID; no tag: 0"
 
 
 _ACL_ADDRESS_KEY = struct.Struct("<Q16s")
@@ -544,18 +563,18 @@ class AclServiceKey(Packed, frozen=True, kw_only=True):
         )
 
 
-_ADJACENCY = struct.Struct("<II6s6s16s16sI2sH")
+_ADJACENCY = struct.Struct("<II6s6s16s16sI2sHI")
 
 
 class Adjacency(Packed, frozen=True, kw_only=True):
     """struct hr_adjacency: Outer header and next hop towards a VTEP on one of its paths."""
 
-    SIZE: ClassVar[int] = 60
+    SIZE: ClassVar[int] = 64
     DTYPE: ClassVar[dict[str, Any]] = {
-        "names": ["state", "ifindex", "eth_dst", "eth_src", "saddr", "daddr", "mtu", "port", "flags"],
-        "formats": ["<u4", "<u4", "V6", "V6", "V16", "V16", "<u4", ">u2", "<u2"],
-        "offsets": [0, 4, 8, 14, 20, 36, 52, 56, 58],
-        "itemsize": 60,
+        "names": ["state", "ifindex", "eth_dst", "eth_src", "saddr", "daddr", "mtu", "port", "flags", "gateway"],
+        "formats": ["<u4", "<u4", "V6", "V6", "V16", "V16", "<u4", ">u2", "<u2", "<u4"],
+        "offsets": [0, 4, 8, 14, 20, 36, 52, 56, 58, 60],
+        "itemsize": 64,
     }
 
     state: int = 0
@@ -569,9 +588,11 @@ class Adjacency(Packed, frozen=True, kw_only=True):
     mtu: int = 0
     """of the egress device, octets"""
     port: int = 0
-    """outer UDP destination"""
+    """outer UDP destination of VXLAN"""
     flags: int = 0
     """enum hr_adjacency_flag"""
+    gateway: int = 0
+    """the next hop is not the VTEP itself"""
 
     def pack(self) -> bytes:
         return _ADJACENCY.pack(
@@ -584,6 +605,7 @@ class Adjacency(Packed, frozen=True, kw_only=True):
             self.mtu,
             self.port.to_bytes(2, "big"),
             self.flags,
+            self.gateway,
         )
 
     @classmethod
@@ -599,6 +621,7 @@ class Adjacency(Packed, frozen=True, kw_only=True):
             mtu=v[6],
             port=int.from_bytes(v[7], "big"),
             flags=v[8],
+            gateway=v[9],
         )
 
 
@@ -922,7 +945,7 @@ _FLOW_KEY = struct.Struct("<16s16s2s2sIB3x")
 
 
 class FlowKey(Packed, frozen=True, kw_only=True):
-    """struct hr_flow_key: A segment, by the same encoding as hr_flow_key.where: kind << 28 | wire id."""
+    """struct hr_flow_key."""
 
     SIZE: ClassVar[int] = 44
     DTYPE: ClassVar[dict[str, Any]] = {
@@ -939,7 +962,7 @@ class FlowKey(Packed, frozen=True, kw_only=True):
     dport: int = 0
     """ICMP: type << 8 | code"""
     where: int = 0
-    """enum hr_where << 28 | port index or wire id"""
+    """enum hr_where << HR_WHERE_SHIFT | id"""
     proto: int = 0
     """IANA number, after IPv6 extension headers"""
 
@@ -1050,18 +1073,18 @@ class Conclusion(Packed, frozen=True, kw_only=True):
         )
 
 
-_CONFIG = struct.Struct("<16s16s2sHI")
+_CONFIG = struct.Struct("<16s16s2sHIII")
 
 
 class Config(Packed, frozen=True, kw_only=True):
     """struct hr_config: What the walk needs of this host."""
 
-    SIZE: ClassVar[int] = 40
+    SIZE: ClassVar[int] = 48
     DTYPE: ClassVar[dict[str, Any]] = {
-        "names": ["vtep4", "vtep6", "port", "flags", "quota"],
-        "formats": ["V16", "V16", ">u2", "<u2", "<u4"],
-        "offsets": [0, 16, 32, 34, 36],
-        "itemsize": 40,
+        "names": ["vtep4", "vtep6", "port", "flags", "quota", "wires", "seam"],
+        "formats": ["V16", "V16", ">u2", "<u2", "<u4", "<u4", "<u4"],
+        "offsets": [0, 16, 32, 34, 36, 40, 44],
+        "itemsize": 48,
     }
 
     vtep4: bytes = bytes(16)
@@ -1073,6 +1096,10 @@ class Config(Packed, frozen=True, kw_only=True):
     """enum hr_config_flag"""
     quota: int = 0
     """connections a port may have; 0: as many as fit"""
+    wires: int = 0
+    """1 << enum hr_where of each that a network here travels on; others are the kernel's, but VXLAN"""
+    seam: int = 0
+    """ifindex of the veth that cuts super-packets; 0: none"""
 
     def pack(self) -> bytes:
         return _CONFIG.pack(
@@ -1081,6 +1108,8 @@ class Config(Packed, frozen=True, kw_only=True):
             self.port.to_bytes(2, "big"),
             self.flags,
             self.quota,
+            self.wires,
+            self.seam,
         )
 
     @classmethod
@@ -1092,6 +1121,8 @@ class Config(Packed, frozen=True, kw_only=True):
             port=int.from_bytes(v[2], "big"),
             flags=v[3],
             quota=v[4],
+            wires=v[5],
+            seam=v[6],
         )
 
 
@@ -1389,7 +1420,7 @@ class Flow(Packed, frozen=True, kw_only=True):
             "eth_src",
             "outer_saddr",
             "mtu",
-            "vni",
+            "segment",
             "hash",
             "last",
         ],
@@ -1433,11 +1464,11 @@ class Flow(Packed, frozen=True, kw_only=True):
     """the frame decided on had these addresses; another frame is a miss"""
     eth_src: bytes = bytes(6)
     outer_saddr: bytes = bytes(16)
-    """by tunnel: the VTEP it came from; else zero"""
+    """by tunnel: the VTEP it came from, as hr_vtep_key has it; else zero"""
     mtu: int = 0
     """longest IP packet this action may carry, octets; 0: not judged here"""
-    vni: int = 0
-    """with HR_FLOW_TUNNEL"""
+    segment: int = 0
+    """with HR_FLOW_TUNNEL: which wire it leaves by"""
     hash: int = 0
     """of the key"""
     last: int = 0
@@ -1458,7 +1489,7 @@ class Flow(Packed, frozen=True, kw_only=True):
             _exact(self.eth_src, 6, "Flow.eth_src"),
             _exact(self.outer_saddr, 16, "Flow.outer_saddr"),
             self.mtu,
-            self.vni,
+            self.segment,
             self.hash,
             self.last,
         )
@@ -1480,7 +1511,7 @@ class Flow(Packed, frozen=True, kw_only=True):
             eth_src=v[10],
             outer_saddr=v[11],
             mtu=v[12],
-            vni=v[13],
+            segment=v[13],
             hash=v[14],
             last=v[15],
         )
@@ -1647,7 +1678,7 @@ class HalfOpen(Packed, frozen=True, kw_only=True):
         )
 
 
-_LEARNT = struct.Struct("<II")
+_LEARNT = struct.Struct("<IHH")
 
 
 class Learnt(Packed, frozen=True, kw_only=True):
@@ -1655,9 +1686,9 @@ class Learnt(Packed, frozen=True, kw_only=True):
 
     SIZE: ClassVar[int] = 8
     DTYPE: ClassVar[dict[str, Any]] = {
-        "names": ["endpoint", "vtep"],
-        "formats": ["<u4", "<u4"],
-        "offsets": [0, 4],
+        "names": ["endpoint", "vtep", "seen"],
+        "formats": ["<u4", "<u2", "<u2"],
+        "offsets": [0, 4, 6],
         "itemsize": 8,
     }
 
@@ -1665,11 +1696,14 @@ class Learnt(Packed, frozen=True, kw_only=True):
     """local port index, or the VTEP's endpoint index"""
     vtep: int = 0
     """0: here"""
+    seen: int = 0
+    """on a wire: CLOCK_MONOTONIC when a walk showed it there, seconds modulo 2^16; else 0"""
 
     def pack(self) -> bytes:
         return _LEARNT.pack(
             self.endpoint,
             self.vtep,
+            self.seen,
         )
 
     @classmethod
@@ -1678,6 +1712,7 @@ class Learnt(Packed, frozen=True, kw_only=True):
         return cls(
             endpoint=v[0],
             vtep=v[1],
+            seen=v[2],
         )
 
 
@@ -1800,7 +1835,7 @@ class NeighbourKey(Packed, frozen=True, kw_only=True):
         )
 
 
-_PORT = struct.Struct("<QIIII6s2x")
+_PORT = struct.Struct("<QIIII6sH")
 
 
 class Port(Packed, frozen=True, kw_only=True):
@@ -1808,9 +1843,9 @@ class Port(Packed, frozen=True, kw_only=True):
 
     SIZE: ClassVar[int] = 32
     DTYPE: ClassVar[dict[str, Any]] = {
-        "names": ["policy", "flags", "ifindex", "segment", "mtu", "mac"],
-        "formats": ["<u8", "<u4", "<u4", "<u4", "<u4", "V6"],
-        "offsets": [0, 8, 12, 16, 20, 24],
+        "names": ["policy", "flags", "ifindex", "segment", "mtu", "mac", "vlan"],
+        "formats": ["<u8", "<u4", "<u4", "<u4", "<u4", "V6", "<u2"],
+        "offsets": [0, 8, 12, 16, 20, 24, 30],
         "itemsize": 32,
     }
 
@@ -1823,6 +1858,8 @@ class Port(Packed, frozen=True, kw_only=True):
     mtu: int = 0
     """largest IP packet, octets"""
     mac: bytes = bytes(6)
+    vlan: int = 0
+    """a sub-port: its tag on its parent's device; else 0"""
 
     def pack(self) -> bytes:
         return _PORT.pack(
@@ -1832,6 +1869,7 @@ class Port(Packed, frozen=True, kw_only=True):
             self.segment,
             self.mtu,
             _exact(self.mac, 6, "Port.mac"),
+            self.vlan,
         )
 
     @classmethod
@@ -1844,6 +1882,7 @@ class Port(Packed, frozen=True, kw_only=True):
             segment=v[3],
             mtu=v[4],
             mac=v[5],
+            vlan=v[6],
         )
 
 
@@ -1994,6 +2033,135 @@ class SourceKey(Packed, frozen=True, kw_only=True):
         )
 
 
+_SUBPORT = struct.Struct("<I")
+
+
+class Subport(Packed, frozen=True, kw_only=True):
+    """struct hr_subport."""
+
+    SIZE: ClassVar[int] = 4
+    DTYPE: ClassVar[dict[str, Any]] = {
+        "names": ["port"],
+        "formats": ["<u4"],
+        "offsets": [0],
+        "itemsize": 4,
+    }
+
+    port: int = 0
+    """index in hr_ports"""
+
+    def pack(self) -> bytes:
+        return _SUBPORT.pack(
+            self.port,
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        v = _SUBPORT.unpack(data)
+        return cls(
+            port=v[0],
+        )
+
+
+_SUBPORT_KEY = struct.Struct("<II")
+
+
+class SubportKey(Packed, frozen=True, kw_only=True):
+    """struct hr_subport_key: admit: the VID of a tagged frame from a trunk's device -> the sub-port it belongs to."""
+
+    SIZE: ClassVar[int] = 8
+    DTYPE: ClassVar[dict[str, Any]] = {
+        "names": ["port", "vid"],
+        "formats": ["<u4", "<u4"],
+        "offsets": [0, 4],
+        "itemsize": 8,
+    }
+
+    port: int = 0
+    """index of the trunk's own port"""
+    vid: int = 0
+
+    def pack(self) -> bytes:
+        return _SUBPORT_KEY.pack(
+            self.port,
+            self.vid,
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        v = _SUBPORT_KEY.unpack(data)
+        return cls(
+            port=v[0],
+            vid=v[1],
+        )
+
+
+_UNLEARNING = struct.Struct("<I6sH")
+
+
+class Unlearning(Packed, frozen=True, kw_only=True):
+    """struct hr_unlearning: Argument of the program hr_unlearn: forget where a MAC was learnt."""
+
+    SIZE: ClassVar[int] = 12
+    DTYPE: ClassVar[dict[str, Any]] = {
+        "names": ["segment", "mac", "aged"],
+        "formats": ["<u4", "V6", "<u2"],
+        "offsets": [0, 4, 10],
+        "itemsize": 12,
+    }
+
+    segment: int = 0
+    mac: bytes = bytes(6)
+    aged: int = 0
+    """1: it is on the wire still, for all that is known; decisions stay right"""
+
+    def pack(self) -> bytes:
+        return _UNLEARNING.pack(
+            self.segment,
+            _exact(self.mac, 6, "Unlearning.mac"),
+            self.aged,
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        v = _UNLEARNING.unpack(data)
+        return cls(
+            segment=v[0],
+            mac=v[1],
+            aged=v[2],
+        )
+
+
+_UPLINK = struct.Struct("<I")
+
+
+class Uplink(Packed, frozen=True, kw_only=True):
+    """struct hr_uplink: The devices that physical networks are reached by."""
+
+    SIZE: ClassVar[int] = 4
+    DTYPE: ClassVar[dict[str, Any]] = {
+        "names": ["physical"],
+        "formats": ["<u4"],
+        "offsets": [0],
+        "itemsize": 4,
+    }
+
+    physical: int = 0
+    """number of the physical network, from 1; 0: none"""
+
+    def pack(self) -> bytes:
+        return _UPLINK.pack(
+            self.physical,
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        v = _UPLINK.unpack(data)
+        return cls(
+            physical=v[0],
+        )
+
+
 _VTEP = struct.Struct("<II")
 
 
@@ -2032,7 +2200,7 @@ _VTEP_KEY = struct.Struct("<16s")
 
 
 class VtepKey(Packed, frozen=True, kw_only=True):
-    """struct hr_vtep_key: The other hosts' tunnel endpoints, by address."""
+    """struct hr_vtep_key."""
 
     SIZE: ClassVar[int] = 16
     DTYPE: ClassVar[dict[str, Any]] = {
@@ -2137,6 +2305,40 @@ class WatchState(Packed, frozen=True, kw_only=True):
         )
 
 
+_WIRE = struct.Struct("<II")
+
+
+class Wire(Packed, frozen=True, kw_only=True):
+    """struct hr_wire: The segments of physical networks that have ports here: what is not here is on the wire, which is a place like a VTEP."""
+
+    SIZE: ClassVar[int] = 8
+    DTYPE: ClassVar[dict[str, Any]] = {
+        "names": ["vtep", "endpoint"],
+        "formats": ["<u4", "<u4"],
+        "offsets": [0, 4],
+        "itemsize": 8,
+    }
+
+    vtep: int = 0
+    """index: its adjacencies lead to the device"""
+    endpoint: int = 0
+    """index for what is on the wire of this segment"""
+
+    def pack(self) -> bytes:
+        return _WIRE.pack(
+            self.vtep,
+            self.endpoint,
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        v = _WIRE.unpack(data)
+        return cls(
+            vtep=v[0],
+            endpoint=v[1],
+        )
+
+
 MAPS: dict[str, MapSpec] = {
     "hr_acl_addresses": MapSpec(
         name="hr_acl_addresses",
@@ -2189,7 +2391,7 @@ MAPS: dict[str, MapSpec] = {
         flags=0,
         pinning=1,
         key_size=4,
-        value_size=60,
+        value_size=64,
         key=U32,
         value=Adjacency,
     ),
@@ -2211,7 +2413,7 @@ MAPS: dict[str, MapSpec] = {
         value=Conclusion,
     ),
     "hr_configs": MapSpec(
-        name="hr_configs", type=2, max_entries=1, flags=0, pinning=1, key_size=4, value_size=40, key=U32, value=Config
+        name="hr_configs", type=2, max_entries=1, flags=0, pinning=1, key_size=4, value_size=48, key=U32, value=Config
     ),
     "hr_conn_counts": MapSpec(
         name="hr_conn_counts",
@@ -2397,6 +2599,20 @@ MAPS: dict[str, MapSpec] = {
         key=SourceKey,
         value=U32,
     ),
+    "hr_subports": MapSpec(
+        name="hr_subports",
+        type=1,
+        max_entries=4096,
+        flags=0,
+        pinning=1,
+        key_size=8,
+        value_size=4,
+        key=SubportKey,
+        value=Subport,
+    ),
+    "hr_uplinks": MapSpec(
+        name="hr_uplinks", type=1, max_entries=16, flags=0, pinning=1, key_size=4, value_size=4, key=U32, value=Uplink
+    ),
     "hr_vteps": MapSpec(
         name="hr_vteps",
         type=1,
@@ -2424,5 +2640,8 @@ MAPS: dict[str, MapSpec] = {
     ),
     "hr_watches": MapSpec(
         name="hr_watches", type=2, max_entries=4, flags=0, pinning=1, key_size=4, value_size=32, key=U32, value=Watch
+    ),
+    "hr_wires": MapSpec(
+        name="hr_wires", type=1, max_entries=4096, flags=0, pinning=1, key_size=4, value_size=8, key=U32, value=Wire
     ),
 }

@@ -20,6 +20,10 @@
 
 #include "abi.h"
 
+#ifndef ETH_P_NSH
+#define ETH_P_NSH 0x894f
+#endif
+
 #define NSEC_PER_MSEC 1000000ULL
 #define NSEC_PER_SEC 1000000000ULL
 

@@ -12,7 +12,7 @@
 
 struct hr_meta {
 	__u32 magic;
-	__u32 vni;
+	__u32 where; /* the segment */
 	__u8 outer_saddr[16];
 };
 

@@ -3,18 +3,17 @@
 #ifndef HR_LIB_TUNNEL_H
 #define HR_LIB_TUNNEL_H
 
-#include "stages/encap_vxlan.h"
+#include "lib/ecn.h"
+#include "stages/encap.h"
+#include "stages/encap_vlan.h"
 
-#define HR_ENCAP4                                                                                \
-	(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | \
-	 BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH)
-#define HR_ENCAP6                                                                                \
-	(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | \
-	 BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH)
+#define HR_ENCAP_ETHERNET (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH)
 
-static __always_inline bool hr_adjacency_is_v4(const struct hr_adjacency *adjacency)
+/* Flags of bpf_skb_adjust_room for a wire inside IP. To the kernel all between the outer UDP or GRE header and the inner frame is opaque. */
+static __always_inline __u64 hr_encap_flags(__u32 segment, bool v4)
 {
-	return hr_addr_is_v4(adjacency->daddr);
+	return HR_ENCAP_ETHERNET | (v4 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV6) |
+	       (hr_carrier(segment) == IPPROTO_UDP ? BPF_F_ADJ_ROOM_ENCAP_L4_UDP : BPF_F_ADJ_ROOM_ENCAP_L4_GRE);
 }
 
 #define HR_EALREADY (-114)
@@ -50,37 +49,33 @@ static __always_inline int hr_push(struct __sk_buff *skb, bool ip, bool whole, b
 	return bpf_skb_change_head(skb, room, 0) ? HR_REASON_INTERNAL : HR_REASON_NONE;
 }
 
-static __always_inline int hr_vxlan_write(struct __sk_buff *skb, const struct hr_adjacency *adjacency, __u32 vni,
+/* Over what is there: room for it has been made. */
+static __always_inline int hr_outer_write(struct __sk_buff *skb, const struct hr_adjacency *adjacency, __u32 segment,
 					  __u32 hash, __u8 tos)
 {
-	if (hr_adjacency_is_v4(adjacency)) {
-		struct hr_vxlan4 outer;
+	__u64 length = hr_outer_length(segment, hr_adjacency_is_v4(adjacency));
+	struct hr_head head;
 
-		hr_vxlan4_fill(&outer, adjacency, vni, hash, tos, skb->len - HR_VXLAN4_LENGTH);
-		return bpf_skb_store_bytes(skb, 0, &outer.eth, HR_VXLAN4_LENGTH, 0) ? HR_REASON_INTERNAL :
-										      HR_REASON_NONE;
-	} else {
-		struct hr_vxlan6 outer;
-
-		hr_vxlan6_fill(&outer, adjacency, vni, hash, tos, skb->len - HR_VXLAN6_LENGTH);
-		return bpf_skb_store_bytes(skb, 0, &outer.eth, HR_VXLAN6_LENGTH, 0) ? HR_REASON_INTERNAL :
-										      HR_REASON_NONE;
-	}
+	hr_head_fill(&head, adjacency, segment, hash, tos, skb->len - length);
+	length = hr_at_least_one(length, sizeof(head) - offsetof(struct hr_head, eth));
+	return bpf_skb_store_bytes(skb, 0, &head.eth, length, 0) ? HR_REASON_INTERNAL : HR_REASON_NONE;
 }
 
-/* Returns why not, or HR_REASON_NONE. */
-static __always_inline int hr_vxlan_push(struct __sk_buff *skb, const struct hr_adjacency *adjacency,
-					 const struct hr_packet *packet, __u32 vni, __u32 hash, bool routed)
+/* Outer headers or tags on. Returns why not, or HR_REASON_NONE. */
+static __always_inline int hr_outer_push(struct __sk_buff *skb, const struct hr_adjacency *adjacency,
+					 const struct hr_packet *packet, __u32 segment, __u32 hash, bool routed)
 {
-	bool ip = packet->kind == HR_KIND_IPV4 || packet->kind == HR_KIND_IPV6;
+	bool ip = packet->kind == HR_KIND_IPV4 || packet->kind == HR_KIND_IPV6, v4 = hr_adjacency_is_v4(adjacency);
 	bool whole = adjacency->flags & HR_ADJACENCY_WHOLE;
 	int reason;
 
-	if (hr_adjacency_is_v4(adjacency))
-		reason = hr_push(skb, ip, whole, routed, HR_VXLAN4_LENGTH, HR_ENCAP4);
-	else
-		reason = hr_push(skb, ip, whole, routed, HR_VXLAN6_LENGTH, HR_ENCAP6);
-	return reason ?: hr_vxlan_write(skb, adjacency, vni, hash, hr_outer_tos(packet));
+	if (adjacency->flags & HR_ADJACENCY_WIRE)
+		return hr_tags_push(skb, segment);
+	if (skb->gso_size && !hr_carrier(segment))
+		return HR_REASON_NESTED_SUPERPACKET;
+	reason = hr_push(skb, ip && hr_carrier(segment), whole, routed, hr_outer_length(segment, v4),
+			 hr_encap_flags(segment, v4));
+	return reason ?: hr_outer_write(skb, adjacency, segment, hash, hr_outer_tos(packet));
 }
 
 /* Have skb->protocol say what the inner frame is, not what the outer one was. The kernel cuts super-packets by it, and asks at
@@ -129,6 +124,32 @@ static __always_inline long hr_pop(struct __sk_buff *skb, __u32 room)
 			return error;
 	}
 	return bpf_skb_store_bytes(skb, 0, &inner, sizeof(inner), 0);
+}
+
+/* Bring the outer header's congestion mark into the inner IP header; the frame begins with its Ethernet header. */
+static __always_inline int hr_ecn_bring(struct __sk_buff *skb, __u8 change, const struct hr_packet *packet)
+{
+	__u8 was[2], now[2];
+
+	if (!change)
+		return 0;
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, was, sizeof(was)))
+		return -1;
+	now[0] = was[0];
+	now[1] = was[1] ^ (packet->kind == HR_KIND_IPV4 ? change : change << 4);
+	if (packet->kind == HR_KIND_IPV4 && bpf_l3_csum_replace(skb, ETH_HLEN + offsetof(struct iphdr, check),
+								*(__u16 *)was, *(__u16 *)now, sizeof(was)))
+		return -1;
+	return bpf_skb_store_bytes(skb, ETH_HLEN, now, sizeof(now), BPF_F_RECOMPUTE_CSUM);
+}
+
+/* Outer headers off, if any are on, and what they say of congestion brought inside. Tags are off already. */
+static __always_inline int hr_outer_pop(struct __sk_buff *skb, const struct hr_outer *outer,
+					const struct hr_packet *packet)
+{
+	if (outer->length && hr_pop(skb, outer->length))
+		return -1;
+	return hr_ecn_bring(skb, hr_ecn_change(outer->tos, packet), packet);
 }
 
 #endif

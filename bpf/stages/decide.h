@@ -4,7 +4,7 @@
 #define HR_STAGES_DECIDE_H
 
 #include "lib/mss.h"
-#include "lib/tunnel.h"
+#include "stages/encap.h"
 #include "room.h"
 #include "stages/too_big.h"
 #include "stages/track.h"
@@ -15,6 +15,12 @@
 #define HR_FIB_ONE_IN 16
 #define HR_AF_INET 2
 #define HR_AF_INET6 10
+
+/* What has no IP header reaches only who is on the link. */
+static __always_inline int hr_reach(const struct hr_walk *walk, const struct hr_adjacency *adjacency)
+{
+	return adjacency->gateway && !hr_carrier(walk->segment) ? HR_REASON_NO_ROUTE : HR_REASON_NONE;
+}
 
 /* Ask the kernel for the next hop of a path, and write it if it is news. One walk in HR_FIB_ONE_IN asks though the next hop
  * is known, so that a moved one heals without the agent. HR_REASON_NO_NEIGHBOUR: routed, but nobody resolved the next hop yet;
@@ -31,10 +37,12 @@ static __always_inline int hr_next_hop(struct __sk_buff *skb, const struct hr_wa
 	if (!adjacency || adjacency->state == HR_ADJACENCY_EMPTY)
 		return HR_REASON_NO_ROUTE;
 	*copy = *adjacency;
+	if (copy->flags & HR_ADJACENCY_WIRE)
+		return HR_REASON_NONE;
 	if (!(walk->flags & HR_WALK_PEER))
 		copy->flags = 0;
 	if (copy->state == HR_ADJACENCY_RESOLVED && bpf_get_prandom_u32() % HR_FIB_ONE_IN)
-		return HR_REASON_NONE;
+		return hr_reach(walk, copy);
 	fib.sport = hr_entropy(hash);
 	fib.dport = copy->port;
 	if (hr_adjacency_is_v4(copy)) {
@@ -47,23 +55,27 @@ static __always_inline int hr_next_hop(struct __sk_buff *skb, const struct hr_wa
 	}
 	error = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	copy->ifindex = fib.ifindex;
+	copy->gateway = hr_adjacency_is_v4(copy) ? fib.ipv4_dst != hr_addr_v4(copy->daddr) :
+						   !hr_addr_equal(fib.ipv6_dst, copy->daddr);
 	if ((error && error != BPF_FIB_LKUP_RET_NO_NEIGH) || bpf_check_mtu(skb, fib.ifindex, &mtu, 0, 0) < 0)
 		return HR_REASON_NO_ROUTE;
 	copy->mtu = mtu;
 	if (error)
-		return HR_REASON_NO_NEIGHBOUR;
+		return hr_reach(walk, copy) ?: HR_REASON_NO_NEIGHBOUR;
 	__builtin_memcpy(copy->eth_dst, fib.dmac, 6);
 	__builtin_memcpy(copy->eth_src, fib.smac, 6);
 	copy->state = HR_ADJACENCY_RESOLVED;
 	if (hr_dry)
-		return HR_REASON_NONE;
+		return hr_reach(walk, copy);
 	if (adjacency->state == HR_ADJACENCY_RESOLVED && adjacency->ifindex == copy->ifindex && adjacency->mtu == mtu &&
-	    hr_mac_equal(adjacency->eth_dst, copy->eth_dst) && hr_mac_equal(adjacency->eth_src, copy->eth_src))
-		return HR_REASON_NONE;
+	    adjacency->gateway == copy->gateway && hr_mac_equal(adjacency->eth_dst, copy->eth_dst) &&
+	    hr_mac_equal(adjacency->eth_src, copy->eth_src))
+		return hr_reach(walk, copy);
 	WRITE_ONCE(adjacency->state, HR_ADJACENCY_UNRESOLVED);
 	barrier();
 	adjacency->ifindex = copy->ifindex;
 	adjacency->mtu = mtu;
+	adjacency->gateway = copy->gateway;
 	__builtin_memcpy(adjacency->eth_dst, copy->eth_dst, 12);
 	barrier();
 	WRITE_ONCE(adjacency->state, HR_ADJACENCY_RESOLVED);
@@ -71,15 +83,20 @@ static __always_inline int hr_next_hop(struct __sk_buff *skb, const struct hr_wa
 	/* The agent has raised epochs, then had this forgotten, since we asked: our answer may be the one of before. */
 	if (hr_epoch(walk->from_index) != walk->from_epoch)
 		WRITE_ONCE(adjacency->state, HR_ADJACENCY_UNRESOLVED);
-	return HR_REASON_NONE;
+	return hr_reach(walk, copy);
 }
 
-/* Longest IP packet that the path takes: the inner Ethernet header is as long as the outer one, which is not part of the MTU. */
+/* Longest IP packet that the path takes: the inner Ethernet header is as long as the outer one, which is not part of the MTU.
+ * One tag is not part of it either.
+ */
 static __always_inline __u32 hr_path_mtu(const struct hr_walk *walk, const struct hr_adjacency *adjacency)
 {
-	__u32 outer = hr_adjacency_is_v4(adjacency) ? HR_VXLAN4_LENGTH : HR_VXLAN6_LENGTH;
-	__u32 room = adjacency->mtu > outer ? adjacency->mtu - outer : 0;
+	__u32 outer = hr_outer_length(walk->segment, hr_adjacency_is_v4(adjacency));
+	__u32 room;
 
+	if (adjacency->flags & HR_ADJACENCY_WIRE)
+		outer = hr_segment_service(walk->segment) ? HR_TAG_LENGTH : 0;
+	room = adjacency->mtu > outer ? adjacency->mtu - outer : 0;
 	return room < walk->mtu ? room : walk->mtu;
 }
 
@@ -102,7 +119,7 @@ static __always_inline void hr_decision(struct hr_walk *walk, __u32 out)
 	__builtin_memcpy(flow->outer_saddr, walk->outer_saddr, 16);
 	flow->mtu = walk->mtu;
 	flow->hash = walk->hash;
-	flow->vni = walk->segment & ((1U << HR_WHERE_SHIFT) - 1);
+	flow->segment = walk->segment;
 	flow->last = version;
 }
 
@@ -318,21 +335,6 @@ static __always_inline int hr_connect(struct hr_walk *walk)
 	return !error || error == HR_EEXIST ? HR_REASON_NONE : HR_REASON_TABLE_FULL;
 }
 
-static __always_inline int hr_send_tunnel(struct __sk_buff *skb, struct hr_walk *walk)
-{
-	__u32 vni = walk->segment & ((1U << HR_WHERE_SHIFT) - 1), ifindex = walk->adjacency.ifindex;
-	int reason;
-
-	reason = hr_vxlan_push(skb, &walk->adjacency, &walk->packet, vni, walk->hash, walk->hop == HR_REASON_NONE);
-	if (reason)
-		return hr_drop(skb, walk, reason);
-	hr_conclude(HR_REASON_NONE, TC_ACT_REDIRECT, ifindex, &walk->packet.key, &walk->rule);
-	/* The kernel asks for the neighbour and keeps the packet until it answers. */
-	if (walk->hop == HR_REASON_NO_NEIGHBOUR)
-		return bpf_redirect_neigh(ifindex, NULL, 0, 0);
-	return bpf_redirect(ifindex, 0);
-}
-
 /* The path to the VTEP, if it goes to one, and whether it takes so long a packet. */
 static __always_inline int hr_path_find(struct __sk_buff *skb, struct hr_walk *walk)
 {
@@ -392,7 +394,7 @@ static __always_inline int hr_decide(struct __sk_buff *skb, struct hr_walk *walk
 			hr_clamp(skb, walk);
 	}
 	if (walk->to_vtep)
-		return hr_send_tunnel(skb, walk);
+		return hr_next(skb, walk, HR_STAGE_ENCAP);
 	port = bpf_map_lookup_elem(&hr_ports, &walk->to_port);
 	if (!port)
 		return hr_drop(skb, walk, HR_REASON_INTERNAL);

@@ -8,12 +8,28 @@
 #define HR_STAGES_FORWARD_H
 
 #include "learnt.h"
+#include "stages/encap.h"
 #include "walk.h"
 
 struct hr_place {
 	__u32 endpoint;
 	__u32 vtep; /* 0: here */
 };
+
+/* What is not here is on the wire of a physical network. */
+static __always_inline bool hr_on_wire(__u32 segment, struct hr_place *place)
+{
+	struct hr_wire *wire;
+
+	if (hr_wire_of(segment) != HR_WHERE_PHYSICAL)
+		return false;
+	wire = bpf_map_lookup_elem(&hr_wires, &segment);
+	if (!wire)
+		return false;
+	place->endpoint = wire->endpoint;
+	place->vtep = wire->vtep;
+	return true;
+}
 
 static __always_inline bool hr_locate(__u32 segment, const __u8 *mac, struct hr_place *place)
 {
@@ -30,33 +46,57 @@ static __always_inline bool hr_locate(__u32 segment, const __u8 *mac, struct hr_
 	}
 	learnt = bpf_map_lookup_elem(&hr_learnt, &key);
 	word = learnt ? READ_ONCE(*learnt) : 0;
+	if (!word)
+		return hr_on_wire(segment, place);
 	place->endpoint = HR_LEARNT_ENDPOINT(word);
 	place->vtep = HR_LEARNT_VTEP(word);
-	return word;
+	return true;
 }
 
-/* A MAC that no port owns was seen behind a local port (vtep 0) or a VTEP. A move re-decides what went to the old place. Of CPUs
- * that see it at once one writes the entry; the others have it from that one, or from their next frame.
+/* A MAC that was behind a local port is on a wire that has no room for more: without an entry it is there anyway. */
+static __always_inline void hr_unlearn_here(__u64 *known, __u64 before, const struct hr_fdb_key *key)
+{
+	if (HR_LEARNT_VTEP(before) || __sync_val_compare_and_swap(known, before, 0) != before)
+		return;
+	hr_learnt_release(before, key->segment);
+	hr_epoch_raise(HR_LEARNT_ENDPOINT(before));
+	bpf_map_delete_elem(&hr_learnt, key);
+}
+
+/* A MAC that no port owns was seen behind a local port (vtep 0), a VTEP or on a wire. A move re-decides what went to the old place. Of
+ * CPUs that see it at once one writes the entry; the others have it from that one, or from their next frame. On a wire it ages.
  */
 static __always_inline void hr_learn(struct hr_walk *walk)
 {
 	__u64 now = HR_LEARNT_WORD(walk->from_port ? walk->from_port : walk->vtep_endpoint, walk->vtep), before = 0,
-	      *known;
+	      *known, seen = 0;
+	bool wire = !walk->from_port && hr_wire_of(walk->segment) == HR_WHERE_PHYSICAL;
 	struct hr_fdb_key key = { .segment = walk->segment };
 	bool done, within; /* behind another VTEP of the segment: as many as before */
 
 	__builtin_memcpy(key.mac, walk->packet.eth_src, 6);
-	if (hr_dry || bpf_map_lookup_elem(&hr_fdbs, &key))
+	if (hr_dry || !now || bpf_map_lookup_elem(&hr_fdbs, &key))
 		return;
+	if (wire)
+		seen = HR_LEARNT_SEEN(hr_now() / NSEC_PER_SEC);
 	known = bpf_map_lookup_elem(&hr_learnt, &key);
 	if (known) {
 		before = READ_ONCE(*known);
-		if (!before || before == now)
+		if (!before)
 			return;
+		if (HR_LEARNT_PLACE(before) == now) {
+			if ((before ^ seen) >> HR_LEARNT_FRESH)
+				__sync_val_compare_and_swap(known, before, now | seen);
+			return;
+		}
 	}
 	within = HR_LEARNT_VTEP(before) && HR_LEARNT_VTEP(now);
-	if (!within && !hr_learnt_reserve(now, walk->segment))
+	if (!within && !hr_learnt_reserve(now, walk->segment)) {
+		if (known && wire)
+			hr_unlearn_here(known, before, &key);
 		return;
+	}
+	now |= seen;
 	if (known)
 		done = __sync_val_compare_and_swap(known, before, now) == before;
 	else

@@ -4,7 +4,7 @@
 #define HR_STAGES_TOO_BIG_H
 
 #include "lib/checksum.h"
-#include "stages/encap_vxlan.h"
+#include "stages/encap.h"
 #include "walk.h"
 
 #define HR_NOTICE4 576 /* octets of the answer at most: RFC 1812 section 4.3.2.3 */

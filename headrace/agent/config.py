@@ -17,6 +17,8 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ``certificates``: where ca.crt, host.crt and host.key are.
     ``uplinks``: devices to the underlay; ``uplink_hook``: where the datapath sits on them.
     ``vteps``: own tunnel endpoints, one per IP version; by default the first global addresses of the uplinks.
+    ``physical_networks``: the device that each of them is reached by here: ``{physnet1 = "eth1"}``.
+    ``any_vtep``: take tunnelled frames from addresses that are no host's; anti-spoofing by VTEP ends with it.
     ``tunnel_port``: VXLAN's UDP port. ``bpf``: a directory on a BPF file system. ``run``: names for the command line.
     ``cache``: where desired state is kept for a start without the controller.
     ``connections``: how many the host remembers, 560 octets of kernel memory each.
@@ -35,6 +37,8 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     uplinks: tuple[Device, ...] = ()
     uplink_hook: Literal["tc", "xdp"] = "tc"
     vteps: tuple[str, ...] = ()
+    physical_networks: Annotated[dict[str, Device], msgspec.Meta(max_length=16)] = {}
+    any_vtep: bool = False
     tunnel_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 4789
     bpf: str = "/sys/fs/bpf/headrace"
     run: str = "/run/headrace"

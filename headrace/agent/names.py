@@ -8,7 +8,7 @@ import msgspec
 
 from headrace.agent.desired import replace
 from headrace.errors import Denied, Unavailable
-from headrace.stages.view import View, rule_id, segment_of
+from headrace.stages.view import View, rule_id
 
 FILE = "names.json"
 
@@ -70,7 +70,7 @@ def names_of(view: View, bpf: str) -> Names:
             for port in view.local_ports
         },
         endpoints={str(view.index.endpoint(f"port {port.id}")): port.id for port, _ in view.remote_ports},
-        segments={str(segment_of(network)): network.id for network in view.networks.values()},
+        segments={str(segment): name for name, segment in view.segments.items()},
         vteps={str(view.index.vtep(str(vtep))): str(vtep) for _, vtep in view.remote_ports},
         rules={
             str(rule_id(rule.id)): RuleName(id=rule.id, group=group.id, group_name=group.name)

@@ -123,11 +123,7 @@ class Reconciler:
             whole=self._config.uplink_hook == "tc"
             and all(links[uplink].kind == "veth" for uplink in self._config.uplinks if uplink in links),
         )
-        self._datapath.index.begin(
-            [port.id for port in view.local_ports],
-            [*(f"port {port.id}" for port, _ in view.remote_ports), *(f"vtep {vtep}" for _, vtep in view.remote_ports)],
-            [str(vtep) for _, vtep in view.remote_ports],
-        )
+        self._datapath.index.begin(view.names)
         written = self._datapath.apply(compile_parts(view))
         try:
             write_names(Path(self._config.run), view, self._config.bpf)

@@ -139,7 +139,7 @@ class Explainer:
 
     def _goes_to(self, entry: abi.Flow) -> str:
         if entry.flags & abi.FlowFlag.TUNNEL:
-            return f"vtep {address(self._reader.adjacency(entry.out).daddr)} vxlan {entry.vni}"
+            return f"vtep {address(self._reader.adjacency(entry.out).daddr)} vxlan {entry.segment & abi.WHERE_ID}"
         return f"port {port_label(self._names, entry.out)}"
 
     def _endpoint(self, index: int) -> str:

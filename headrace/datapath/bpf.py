@@ -219,7 +219,7 @@ class Datapath(Reader):
             if name in ARRAYS and value == empty:
                 continue
             entry = value_type.unpack(value)
-            if isinstance(entry, abi.Adjacency):
+            if isinstance(entry, abi.Adjacency) and not entry.flags & abi.AdjacencyFlag.WIRE:
                 entry = abi.Adjacency(
                     state=abi.AdjacencyState.UNRESOLVED,
                     saddr=entry.saddr,
@@ -394,10 +394,12 @@ class Datapath(Reader):
         if applied is not None:
             self.apply(applied)
 
-    def _indices_in_use(self) -> tuple[set[int], set[int]]:
-        """Indices of ports and endpoints, and of VTEPs, that a flow, a table or what was learnt still names."""
-        used, vteps = {0}, {0}
+    def _indices_in_use(self) -> dict[str, set[int]]:
+        """Indices by kind that a flow, a table or what was learnt still names."""
+        used, vteps, physicals = {0}, {0}, {0}
         for key, flow in self.flows():
+            if key.where >> abi.WHERE_SHIFT == abi.Where.PHYSICAL:
+                physicals.add((key.where & abi.WHERE_ID) >> abi.PHYSICAL_SHIFT)
             used.update((flow.from_index, flow.to_index))
             if key.where >> abi.WHERE_SHIFT == abi.Where.PORT:
                 used.add(key.where)
@@ -407,11 +409,14 @@ class Datapath(Reader):
             used.add(value.endpoint)
             vteps.add(value.vtep)
         used.update(key.value for key in self.actual["hr_ports"] if isinstance(key, abi.U32))
-        for name in ("hr_fdbs", "hr_vteps"):
+        physicals.update(
+            entry.physical for entry in self.actual["hr_uplinks"].values() if isinstance(entry, abi.Uplink)
+        )
+        for name in ("hr_fdbs", "hr_vteps", "hr_wires"):
             for entry in self.actual[name].values():
                 used.add(entry.endpoint)  # type: ignore[attr-defined]
                 vteps.add(entry.vtep)  # type: ignore[attr-defined]
-        return used, vteps
+        return {"port": used, "endpoint": used, "vtep": vteps, "physical": physicals}
 
 
 def lock(root: Path) -> int:

@@ -26,7 +26,8 @@ class Delta:
         for name in ORDER:
             before: Mapping[Hashable, Table] = applied[name] if applied else {None: actual.get(name, {})}
             self._compare(name, before, desired.get(name, {}))
-        self.epochs = concerned(actual, {name: self.lost(name) for name in ORDER})
+        fdbs = [key for key in self._put.get("hr_fdbs", {}) if key not in actual.get("hr_fdbs", {})]
+        self.epochs = concerned(actual, {name: self.lost(name) for name in ORDER}, {"hr_fdbs": fdbs})
 
     def _compare(self, name: str, before: Mapping[Hashable, Table], after: Mapping[Hashable, Table]) -> None:
         fresh = [table for part, table in after.items() if before.get(part) is not table]

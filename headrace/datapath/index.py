@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from headrace import abi
 from headrace.datapath.bpfmap import Map
@@ -17,13 +17,13 @@ class KernelIndex:
     a connection still names must never mean another port.
     """
 
-    def __init__(self, names: Map, in_use: Callable[[], tuple[set[int], set[int]]]) -> None:
+    def __init__(self, names: Map, in_use: Callable[[], Mapping[str, set[int]]]) -> None:
         self._names = names
         self._in_use = in_use
         self._known = {key: abi.Name.unpack(value).index for key, value in names.items()}
         self._asked: dict[str, dict[str, int]] = {kind: {} for kind in RANGES}
         """What was asked for already, by plain names: digests take their time."""
-        self._wanted: dict[str, Collection[str]] = {}
+        self._wanted: Mapping[str, Collection[str]] = {}
         self._free = {kind: self._unused(kind) for kind in RANGES}
 
     def port(self, port: str) -> int:
@@ -38,9 +38,13 @@ class KernelIndex:
         """Index of a VTEP's adjacencies."""
         return self._get("vtep", address)
 
-    def begin(self, ports: Collection[str], endpoints: Collection[str], vteps: Collection[str]) -> None:
-        """Say all names that will be asked for from now on: none of them loses its index to another."""
-        self._wanted = {"port": ports, "endpoint": endpoints, "vtep": vteps}
+    def physical(self, name: str) -> int:
+        """Number of a physical network."""
+        return self._get("physical", name)
+
+    def begin(self, wanted: Mapping[str, Collection[str]]) -> None:
+        """Say all names that will be asked for from now on, by kind: none of them loses its index to another."""
+        self._wanted = wanted
 
     def drift(self) -> list[tuple[bytes, int, int | None]]:
         """Names that hr_names lacks or has otherwise: digest, their index, the one found."""
@@ -78,8 +82,7 @@ class KernelIndex:
         return [index for index in range(last - 1, first - 1, -1) if index not in taken]
 
     def _reclaim(self, kind: str) -> None:
-        used, vteps = self._in_use()
-        busy = vteps if kind == "vtep" else used
+        busy = self._in_use()[kind]
         wanted = {digest(kind, name) for name in self._wanted.get(kind, ())}
         self._asked[kind].clear()
         for key, index in list(self._known.items()):
@@ -94,5 +97,10 @@ def digest(kind: str, name: str) -> bytes:
     return hashlib.blake2b(f"{kind} {name}".encode(), digest_size=15).digest() + bytes([KINDS.index(kind)])
 
 
-KINDS = ("port", "endpoint", "vtep")
-RANGES = {"port": (1, abi.PORTS), "endpoint": (abi.PORTS, abi.ENDPOINTS), "vtep": (1, abi.VTEPS)}
+KINDS = ("port", "endpoint", "vtep", "physical")
+RANGES = {
+    "port": (1, abi.PORTS),
+    "endpoint": (abi.PORTS, abi.ENDPOINTS),
+    "vtep": (1, abi.VTEPS),
+    "physical": (1, abi.PHYSICALS),
+}

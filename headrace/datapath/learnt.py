@@ -25,6 +25,22 @@ class Learnt:
             if self._places.lookup(key) is not None:
                 self._unlearn.test_run(ctx=key)
 
+    def age(self, now: int) -> int:
+        """Forget MACs that no walk has shown on the wire of a physical network lately; answers how many.
+
+        ``now``: CLOCK_MONOTONIC, seconds. Without an entry they are on the wire all the same: no decision changes.
+        """
+        old = []
+        for octets, value in self._places.items():
+            key = abi.FdbKey.unpack(octets)
+            if key.segment >> abi.WHERE_SHIFT == abi.Where.PHYSICAL:
+                found = abi.Learnt.unpack(value)
+                if found.vtep and (now - found.seen) & 0xFFFF > abi.LEARNT_AGE:
+                    old.append(abi.Unlearning(segment=key.segment, mac=key.mac, aged=1).pack())
+        for asked in old:
+            self._unlearn.test_run(ctx=asked)
+        return len(old)
+
     def sweep(self, actual: Tables) -> None:
         """Forget what ``actual`` has no place for: after it was written, and walks that began before have ended."""
         ports, segments, vteps = places(actual)
@@ -48,6 +64,7 @@ def places(tables: Tables) -> tuple[dict[int, int], set[int], set[int]]:
     }
     segments = {key.segment for key in tables["hr_floods"] if isinstance(key, abi.FloodKey)}
     vteps = {vtep.vtep for vtep in tables["hr_vteps"].values() if isinstance(vtep, abi.Vtep)}
+    vteps |= {wire.vtep for wire in tables["hr_wires"].values() if isinstance(wire, abi.Wire)}
     return ports, segments, vteps
 
 

@@ -32,13 +32,13 @@ def locate(view: View, connections: Connections, entry: Entry, mac: str) -> Rece
     for port in view.ports_of(entry.network):
         if port.mac == mac and reachable(view, port):
             return at_port(view, entry, port, f"{mac} is {port.label()}")
-    kind, identity = connections.learnt.get((entry.network.segment.id, mac), ("", ""))
+    kind, identity = connections.learnt.get((entry.network.segment.number, mac), ("", ""))
     if kind == "port":
         learnt = view.port_here(identity)
         if learnt is not None and learnt.network == entry.network.id:
             return at_port(view, entry, learnt, f"{mac} was learnt behind {learnt.label()}")
     if kind == "vtep" and identity in map(view.vtep_of, view.state.hosts):
-        place = Place("vxlan", entry.network.segment.id)
+        place = Place("vxlan", entry.network.segment.number)
         return Receiver(place=place, vtep=identity, text=f"{mac} was learnt behind VTEP {identity}")
     return None
 
@@ -60,7 +60,7 @@ def at_host(view: View, entry: Entry, host: str, text: str) -> Receiver | None:
     vtep = view.vtep_of(host)
     if vtep is None:
         return None
-    return Receiver(place=Place("vxlan", entry.network.segment.id), vtep=vtep, text=text)
+    return Receiver(place=Place("vxlan", entry.network.segment.number), vtep=vtep, text=text)
 
 
 def learn(view: View, connections: Connections, entry: Entry) -> None:
@@ -69,7 +69,7 @@ def learn(view: View, connections: Connections, entry: Entry) -> None:
     if any(port.mac == mac and reachable(view, port) for port in view.ports_of(entry.network)):
         return
     where = ("port", entry.port.id) if entry.port is not None else ("vtep", view.vtep_of(entry.host or "") or "")
-    vni, most = entry.network.segment.id, MOST_BEHIND_A_PORT if entry.port is not None else MOST_BEHIND_VTEPS
+    vni, most = entry.network.segment.number, MOST_BEHIND_A_PORT if entry.port is not None else MOST_BEHIND_VTEPS
     others = [
         place
         for (segment, other), place in connections.learnt.items()
@@ -110,5 +110,5 @@ def flood(view: View, entry: Entry) -> list[Receiver]:
 
 
 def outer_tos(packet: Packet) -> int:
-    """TOS or traffic class of the outer header: RFC 6040 section 4.1, compatibility mode."""
-    return packet.ip.tos & 0xFC if packet.ip is not None else 0
+    """TOS or traffic class of the outer header: RFC 6040 section 4.1, normal mode."""
+    return packet.ip.tos if packet.ip is not None else 0

@@ -12,10 +12,10 @@ from headrace.model.object import (
     Port,
     Rule,
     SecurityGroup,
-    Segment,
     Subnet,
 )
 from headrace.model.record import HostStatus, PortStatus, Record
+from headrace.model.segment import Segment
 from headrace.model.state import State, decode, plural
 
 __all__ = [

@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 
 from headrace.errors import InvalidInput
+from headrace.model.segment import Segment, Vid
 
 Identity = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$")]
 """An object's id: a UUID when Neutron writes it, any short name when a person does."""
@@ -45,13 +46,6 @@ class Object(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """``port web-1 (8f0c...)``: how messages name this object."""
         kind = self.type.replace("_", " ")
         return f"{kind} {self.name} ({self.id})" if self.name and self.name != self.id else f"{kind} {self.id}"
-
-
-class Segment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A network's identity on the wire. ``id`` is the VNI for vxlan (RFC 7348: 24 bits)."""
-
-    type: Literal["vxlan"] = "vxlan"
-    id: Annotated[int, msgspec.Meta(ge=1, le=0xFFFFFF)]
 
 
 class Network(Object, frozen=True, kw_only=True):
@@ -135,6 +129,7 @@ class Port(Object, frozen=True, kw_only=True):
 
     ``host`` None: not bound. ``device`` None: the tap that Nova makes, ``tap`` + the first 11 characters of the id.
     ``hook`` is where the datapath sits on the device (design.md section 4).
+    ``parent``: of a trunk's sub-port, the port whose device carries its frames, tagged ``vlan``.
     """
 
     type: ClassVar[str] = "port"
@@ -150,10 +145,16 @@ class Port(Object, frozen=True, kw_only=True):
     device_owner: str = ""
     hook: Literal["tc", "xdp"] = "tc"
     dhcp_options: tuple[DhcpOption, ...] = ()
+    parent: Identity | None = None
+    vlan: Vid | None = None
 
     def __post_init__(self) -> None:
         for address in self.addresses:
             check_address(address, f"port {self.id}: addresses")
+        if (self.parent is None) != (self.vlan is None):
+            raise InvalidInput(f"port {self.id}: a sub-port has both a parent and a vlan, other ports neither")
+        if self.parent == self.id:
+            raise InvalidInput(f"port {self.id}: it is its own parent")
         if int(self.mac[:2], 16) & 1:
             raise InvalidInput(f"port {self.id}: mac {self.mac} is a multicast address; give a unicast one")
 

@@ -7,14 +7,29 @@ and to any MAC that a workload likes, packets with that address carry another MA
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 from headrace import abi
 from headrace.stages.view import Tables
 
 
-def concerned(old: Tables, lost: Tables) -> set[int]:
-    """Indices whose flows must be decided again when tables lose entries of ``old``, or have others in their place."""
+def concerned(old: Tables, lost: Tables, gained: Mapping[str, Collection[abi.Packed]] | None = None) -> set[int]:
+    """Indices whose flows must be decided again when tables lose entries of ``old``, or have others in their place.
+
+    ``gained``: keys that are new. What is on a physical network's wire by not being here may be here now.
+    """
     indices: set[int] = set()
-    if lost.get("hr_configs") or lost.get("hr_vteps"):  # what came from a VTEP has the index of who sent it
+    wires = old.get("hr_wires", {})
+    for key in (gained or {}).get("hr_fdbs", ()):
+        if isinstance(key, abi.FdbKey) and isinstance(wire := wires.get(abi.U32(value=key.segment)), abi.Wire):
+            indices.add(wire.endpoint)
+    wired = any(
+        isinstance(one, abi.Adjacency) and one.flags & abi.AdjacencyFlag.WIRE
+        for one in lost.get("hr_adjacencies", {}).values()
+    )
+    if (
+        lost.get("hr_configs") or lost.get("hr_vteps") or lost.get("hr_wires") or wired
+    ):  # what came from a VTEP has the index of who sent it
         indices |= local_ports(old)
     indices |= local_ports(lost)
     indices.update(key.port for key in lost.get("hr_sources", {}) if isinstance(key, abi.SourceKey))

@@ -7,18 +7,24 @@ from collections.abc import Iterator
 from headrace import abi
 from headrace.model import Port
 from headrace.stages.memo import Entry, Table
-from headrace.stages.view import Parts, View, mac_octets, segment_of
+from headrace.stages.view import Parts, View, mac_octets
 
 Place = tuple[Port, int, int, int]
 """A port, its segment, its index, and the index of the VTEP that it is behind; 0: here."""
 
 
 def compile_parts(view: View) -> Parts:
-    """hr_fdbs and hr_floods, by network. An address pair's MAC has no entry: where it is, is learnt."""
+    """hr_fdbs and hr_floods, by network. An address pair's MAC has no entry: where it is, is learnt.
+
+    Nor has a port elsewhere on a physical network: it is on the wire, as all that is not here.
+    """
     places: dict[str, dict[str, Place]] = {name: {} for name in view.networks}
-    segments = {name: segment_of(network) for name, network in view.networks.items()}
+    segments = view.segments
+    wires = wires_of(view)
     vteps = {vtep: view.index.vtep(str(vtep)) for vtep in {vtep for _, vtep in view.remote_ports}}
     for port, vtep in view.remote_ports:
+        if view.networks[port.network].segment.is_physical:
+            continue
         index = view.index.endpoint(f"port {port.id}")
         places[port.network][port.id] = port, segments[port.network], index, vteps[vtep]
     for port in view.local_ports:
@@ -31,11 +37,17 @@ def compile_parts(view: View) -> Parts:
                 ("hr_floods", name),
                 compile_floods,
                 segments[name],
-                tuple(sorted({(vtep, 0 if vtep else index) for _, _, index, vtep in found.values()})),
+                tuple(sorted({(vtep, 0 if vtep else index) for _, _, index, vtep in found.values()} | wires[name])),
             )
             for name, found in places.items()
         },
     }
+
+
+def wires_of(view: View) -> dict[str, set[tuple[int, int]]]:
+    """By network, the wire of its physical network as a place to flood to."""
+    physical = {name: network.segment.physical_network for name, network in view.networks.items()}
+    return {name: set() if wire is None else {(view.index.vtep(f"wire {wire}"), 0)} for name, wire in physical.items()}
 
 
 def compile_port(place: Place) -> Iterator[Entry]:

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from headrace import abi
 from headrace.model import Port
 from headrace.stages.memo import Entry
-from headrace.stages.view import Parts, View, address_octets, mac_octets, segment_of
+from headrace.stages.view import Parts, View, address_octets, mac_octets
 
 
 def compile_parts(view: View) -> Parts:
     """hr_neighbours by network."""
     found: dict[str, dict[str, tuple[Port, int]]] = {name: {} for name in view.networks}
-    segments = {name: segment_of(network) for name, network in view.networks.items()}
+    segments = view.segments
     for port in view.ports:
         if port.port_security and port.host is not None and not port.is_router:
             found[port.network][port.id] = port, segments[port.network]

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from headrace import abi
-from headrace.model import Network, Port, State
+from headrace.model import Network, Port, Segment, State
 from headrace.model.offer import Surroundings
 from headrace.stages.memo import Memo, Table
 
@@ -41,17 +41,22 @@ class Index(Protocol):
     def vtep(self, address: str) -> int:
         """Index of a VTEP: 1 ... abi.VTEPS - 1."""
 
+    def physical(self, name: str) -> int:
+        """Number of a physical network: 1 ... abi.PHYSICALS - 1."""
+
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
     """A network device of the host.
 
     ``peer``: a veth whose peer takes frames directly (bpf_redirect_peer). ``xdp``: the datapath is on its XDP hook too.
+    ``mtu``: octets, of those that lead to a physical network.
     """
 
     ifindex: int
     name: str
     peer: bool = False
     xdp: bool = False
+    mtu: int = 0
 
 
 class View:
@@ -61,6 +66,8 @@ class View:
     ``whole``: the uplinks are veths, which hand super-packets to the other host as they are.
     ``memo``: what an earlier view's compilation found; it makes the next one quicker, and no different.
     ``mss_clamp``: TCP of workloads is told what the path takes.
+    ``wires``: physical network -> the device that leads to it. ``next_hops``: VTEP -> its MAC, where it is on the link.
+    ``seam``: ifindex of the veth that cuts super-packets; 0: none. ``any_vtep``: whoever sends tunnelled frames may.
     """
 
     def __init__(
@@ -76,6 +83,10 @@ class View:
         whole: bool = False,
         memo: Memo | None = None,
         mss_clamp: bool = False,
+        wires: Mapping[str, Device] | None = None,
+        next_hops: Mapping[str, str] | None = None,
+        seam: int = 0,
+        any_vtep: bool = False,
     ) -> None:
         self.state = state
         self.host = host
@@ -90,24 +101,55 @@ class View:
         """Compiled policies, by a port's groups as it lists them."""
         self._vteps: dict[str | None, Address | None] = {}
         self.mss_clamp = mss_clamp
+        self.wires = wires or {}
+        self.next_hops = next_hops or {}
+        self.seam = seam
+        self.any_vtep = any_vtep
 
     @cached_property
     def clashes(self) -> dict[str, str]:
         """Networks on a segment that another one has already, by the one that keeps it (the first by id)."""
-        owners: dict[int, str] = {}
+        owners: dict[tuple[object, ...], str] = {}
         clashes = {}
         for network in sorted(self.state.networks.values(), key=lambda network: network.id):
-            owner = owners.setdefault(network.segment.id, network.id)
+            owner = owners.setdefault(network.segment.place, network.id)
             if owner != network.id:
                 clashes[network.id] = owner
         return clashes
 
     @cached_property
+    def unwired(self) -> dict[str, str]:
+        """Networks of physical networks that no device here leads to, with that physical network."""
+        segments = {name: network.segment for name, network in self.state.networks.items()}
+        return {
+            name: segment.physical_network
+            for name, segment in segments.items()
+            if segment.physical_network is not None and segment.physical_network not in self.wires
+        }
+
+    @cached_property
     def local_ports(self) -> list[Port]:
-        """The host's ports whose network is known and alone on its segment, by id."""
+        """The host's ports whose network is known, reached from here and alone on its segment, by id."""
         ports = self.state.ports_on(self.host).values()
-        known = self.state.networks.keys() - self.clashes.keys()
+        known = self.state.networks.keys() - self.clashes.keys() - self.unwired.keys()
         return sorted((port for port in ports if port.network in known), key=lambda port: port.id)
+
+    def device_of(self, port: Port) -> Device | None:
+        """The device that carries a local port; a sub-port's is its parent's, whose hook it does not share."""
+        if port.parent is None:
+            return self.devices.get(port.id)
+        device = self.devices.get(port.parent)
+        return None if device is None else msgspec.structs.replace(device, xdp=False)
+
+    @cached_property
+    def segments(self) -> dict[str, int]:
+        """How the datapath names the segments of networks that have a port here (bpf/abi.h: enum hr_where)."""
+        return {name: self.segment_of(network.segment) for name, network in self.networks.items()}
+
+    def segment_of(self, segment: Segment) -> int:
+        """How the datapath names a segment on this host."""
+        physical = segment.physical_network
+        return segment_number(segment, 0 if physical is None else self.index.physical(physical))
 
     @cached_property
     def networks(self) -> dict[str, Network]:
@@ -129,6 +171,23 @@ class View:
         """Ports of those networks on hosts that can be reached, each with the VTEP to reach it by."""
         reached = ((port, self.vtep_of(port.host)) for port in self.ports if port.host not in {None, self.host})
         return [(port, vtep) for port, vtep in reached if vtep is not None]
+
+    @cached_property
+    def names(self) -> dict[str, list[str]]:
+        """All names that compilers ask the index for, by kind: what is asked for must not lose its index to another."""
+        physical = sorted({network.segment.physical_network or "" for network in self.networks.values()} - {""})
+        vteps = sorted({str(vtep) for _, vtep in self.remote_ports})
+        wires = [f"wire {self.segments[name]:x}" for name, one in self.networks.items() if one.segment.is_physical]
+        return {
+            "port": [port.id for port in self.local_ports],
+            "endpoint": [
+                *(f"port {port.id}" for port, _ in self.remote_ports),
+                *(f"vtep {one}" for one in vteps),
+                *wires,
+            ],
+            "vtep": [*vteps, *(f"wire {name}" for name in physical)],
+            "physical": physical,
+        }
 
     def vtep_of(self, host: str | None) -> Address | None:
         """The first tunnel endpoint of another host whose IP version this host has too."""
@@ -152,9 +211,12 @@ class View:
         return members
 
 
-def segment_of(network: Network) -> int:
-    """How the datapath names a network's segment (bpf/abi.h: enum hr_where << 28 | wire id)."""
-    return abi.Where.VXLAN << abi.WHERE_SHIFT | network.segment.id
+def segment_number(segment: Segment, physical: int = 0) -> int:
+    """How the datapath names a segment (bpf/abi.h: enum hr_where). ``physical``: its physical network's number here."""
+    number = segment.number
+    if segment.is_physical:
+        number |= physical << abi.PHYSICAL_SHIFT | (segment.service_vlan or 0) << abi.SERVICE_SHIFT
+    return abi.Where[segment.wire.replace("-", "_").upper()] << abi.WHERE_SHIFT | number
 
 
 def address_octets(address: Address) -> bytes:

@@ -12,6 +12,7 @@ class Counting:
         self.ports: dict[str, int] = {}
         self.endpoints: dict[str, int] = {}
         self.vteps: dict[str, int] = {}
+        self.physicals: dict[str, int] = {}
 
     def port(self, port: str) -> int:
         """Index of a local port."""
@@ -24,3 +25,7 @@ class Counting:
     def vtep(self, address: str) -> int:
         """Index of a VTEP."""
         return self.vteps.setdefault(address, len(self.vteps) + 1)
+
+    def physical(self, name: str) -> int:
+        """Number of a physical network."""
+        return self.physicals.setdefault(name, len(self.physicals) + 1)

@@ -140,7 +140,7 @@ def take_off(frame: bytes) -> Outer:
         assert ethertype == b"\x86\xdd", f"outer ethertype {ethertype.hex()}"
         header, udp = frame[14:54], frame[54:]
         first, length, protocol, hop_limit = struct.unpack("!IHBB32x", header)
-        assert (first >> 28, first & 0xFFFFF, length) == (6, 0, len(udp))
+        assert (first >> 28, length) == (6, len(udp))
         assert (hop_limit, protocol) == (HOP_LIMIT, 17)
         tos = first >> 20 & 0xFF
         source, destination = header[8:24], header[24:40]

@@ -11,7 +11,7 @@ from typing import Any, Self
 from headrace import abi
 from headrace.controller.desired import CLI, encode
 from headrace.model import Network, Object, Port, Record, Rule, SecurityGroup
-from headrace.stages.view import segment_of
+from headrace.stages.view import segment_number
 from headrace.testing import world
 from headrace.testing.cloud import Cloud, Workload
 
@@ -81,7 +81,7 @@ class Scene:
         """What a host remembers of the scene."""
         names = self.cloud.hosts[host].names
         places = {int(index) for index, port in names.ports.items() if port.network == self.network.id}
-        places.add(segment_of(self.network))
+        places.add(segment_number(self.network.segment))
         return [conn for conn in self.cloud.hosts[host].connections() if {key.where for key in conn.key} & places]
 
     def pair(self, *rules: Rule, hosts: tuple[str, str] = ("h1", "h2"), **fields: Any) -> tuple[Workload, Workload]:

@@ -67,7 +67,7 @@ class Ends:
         return [Arrival(vtep=vtep, vni=self.vni(port), frame=frame, gso_size=gso_size)]
 
     def vni(self, port: Port) -> int:
-        return self.state.networks[port.network].segment.id
+        return self.state.networks[port.network].segment.number
 
     def vtep(self, host: str) -> str:
         """An address the host would send from to the other."""

@@ -86,7 +86,7 @@ def test_a_stranger_on_the_underlay_reaches_no_port(scene: Scene, stranger: Name
     target = scene.cloud.underlay(2)[0 if family == 4 else 1].partition("/")[0]
     before = drops(host)
     with Tap(b.namespace, "eth0") as ear, udp(stranger, "0.0.0.0" if family == 4 else "::") as mouth:
-        mouth.sendto(tunnelled(scene.network.segment.id, inner(a, b, b"injected")), (target, VXLAN))
+        mouth.sendto(tunnelled(scene.network.segment.number, inner(a, b, b"injected")), (target, VXLAN))
         assert ear.heard(b"injected", timeout=IMPATIENCE) is None
     assert drops(host) - before == {"UNKNOWN_VTEP": 1}
 
@@ -96,7 +96,7 @@ def test_what_a_known_host_sends_is_still_judged(scene: Scene) -> None:
     a, b = scene.pair()
     host, sender = scene.cloud.hosts["h2"], scene.cloud.hosts["h1"].namespace
     target = scene.cloud.underlay(2)[0].partition("/")[0]
-    good, vni = inner(a, b, b"hand-made"), scene.network.segment.id
+    good, vni = inner(a, b, b"hand-made"), scene.network.segment.number
     cases = {
         "UNKNOWN_SEGMENT": tunnelled(vni + 500_000, good),
         "MALFORMED_TUNNEL": tunnelled(vni, good, flags=0),

@@ -84,7 +84,7 @@ def arrivals(state: State) -> list[Arrival]:
                         found.append(sent(name, packet.udp(here, other, 9, service, family=family)))
                         if other.host == "h2" and (":" in vtep) <= (":" in "".join(state.hosts[HOST].vteps)):
                             frame = packet.udp(other, here, 9, service, family=family)
-                            found.append(tunnelled(frame, vtep=vtep, vni=state.networks[here.network].segment.id))
+                            found.append(tunnelled(frame, vtep=vtep, vni=state.networks[here.network].segment.number))
     return found
 
 

@@ -52,19 +52,25 @@ def test_every_octet_of_the_outer_headers(twin: MakeTwin, underlay: str, name: s
     (source,), (destination,) = (host.vteps for host in hosts)
     header = IPv6(hlim=64) if underlay == "ipv6" else IP(id=0, flags="DF", ttl=64)
     header.src, header.dst = source, destination
+    sport = take_off(outer).sport
+    if underlay == "ipv6":
+        header.fl = IPv6(outer[14:]).fl
+        assert header.fl >> 16 == sport - 49152 & 0xF, (
+            "the flow label is the low 20 bits of the hash that the port has above"
+        )
     vxlan = VXLAN(flags="Instance", vni=0xABCDE)
     ether = Ether(src=asked.host.stand.own_mac, dst=underlay_mac(destination))
-    udp = UDP(sport=take_off(outer).sport, dport=4789, chksum=0)
+    udp = UDP(sport=sport, dport=4789, chksum=0)
     assert outer == bytes(ether / header / udp / vxlan / Raw(frame))
 
 
 @pytest.mark.parametrize("tos", [0x00, 0xB8, 0xFC, 0x01, 0x02, 0x03, 0xBB])
 @pytest.mark.parametrize("underlay", UNDERLAYS)
-def test_dscp_is_copied_and_ecn_is_not(twin: MakeTwin, underlay: str, tos: int) -> None:
+def test_dscp_and_ecn_are_copied(twin: MakeTwin, underlay: str, tos: int) -> None:
     asked = twin(*STATE, hosts=UNDERLAYS[underlay])
     for frame in (packet.udp(A, C, 1, 2, tos=tos), packet.udp(A, C, 1, 2, family=6, tc=tos)):
         observed = asked.thrice(sent("a", frame))
-        assert observed.outputs[0].tos == tos & 0xFC
+        assert observed.outputs[0].tos == tos
         assert observed.outputs[0].frame == frame, "what is inside keeps its marks"
 
 

@@ -13,7 +13,7 @@ from headrace import abi
 from headrace.abi import Reason
 from headrace.model import Host, Object
 from headrace.model import State as Desired
-from headrace.stages.view import segment_of
+from headrace.stages.view import segment_number
 from headrace.testing import packet
 from headrace.testing.observation import MARK, SKB, TC_ACT_SHOT, TC_ACT_UNSPEC, Observed, skb_context
 from headrace.testing.packet import BROADCAST, Somewhere
@@ -386,7 +386,7 @@ def test_counts_of_what_is_learnt_are_exact_whoever_comes_first(twin: MakeTwin) 
 
     def forget() -> None:
         for frame in frames * 16:
-            host.datapath.learnt.forget([abi.FdbKey(segment=segment_of(BLUE), mac=frame[6:12]).pack()])
+            host.datapath.learnt.forget([abi.FdbKey(segment=segment_number(BLUE.segment), mac=frame[6:12]).pack()])
 
     with ThreadPoolExecutor() as threads:
         works = [threads.submit(send, cpu, name) for cpu, name in enumerate(("open", "open2"))]
@@ -501,7 +501,7 @@ def test_a_flood_of_ipv6_over_both_families_of_the_underlay(twin: MakeTwin) -> N
     for frame in (packet.ns(A, "fd00::99", tc=0xBA), packet.arp(A, "10.0.0.99")):
         observed = asked.thrice(sent("a", frame))
         tunnels = {output.vtep: (output.frame, output.tos) for output in observed.outputs if output.vtep}
-        tos = 0xB8 if frame[12:14] == b"\x86\xdd" else 0
+        tos = 0xBA if frame[12:14] == b"\x86\xdd" else 0
         assert tunnels == dict.fromkeys(("192.0.2.2", *VTEPS), (frame, tos))
 
 

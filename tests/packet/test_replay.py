@@ -242,7 +242,9 @@ def test_xdp_takes_the_outer_headers_off_for_ports_that_are_not(twin: MakeTwin) 
         beside, inner = result.data_out[: start - meta], result.data_out[start - meta :]
         address = b"\0" * 10 + b"\xff\xff\xc0\0\2\2" if "." in vtep else b"\x20\x01\x0d\xb8" + bytes(11) + b"\2"
         assert inner == frame
-        assert beside == b"\x1e\xa1\x52\x48" + (100).to_bytes(4, "little") + address
+        assert (
+            beside == b"\x1e\xa1\x52\x48" + (abi.Where.VXLAN << abi.WHERE_SHIFT | 100).to_bytes(4, "little") + address
+        )
 
 
 def test_xdp_passes_what_it_does_not_know(twin: MakeTwin) -> None:

@@ -148,7 +148,7 @@ async def test_a_segment_has_one_network(client: Client) -> None:
         (port("p1", mac="01:00:00:00:00:01"), InvalidInput, "port p1: mac 01:00:00:00:00:01 is a multicast"),
         (port("p1", addresses=["10.0.0.300"]), InvalidInput, "port p1: addresses: '10.0.0.300'"),
         (record("port", "p1", mac="02:00:00:00:00:01"), InvalidInput, "port p1: .*missing required field `network`"),
-        (network("n1", segment={"id": 1 << 24}), InvalidInput, "network n1: .*segment.id"),
+        (network("n1", segment={"id": 1 << 24}), InvalidInput, "network n1: .*VNI.* out of range.*segment"),
         (record("host", "h1", vteps=["192.0.2.1", "192.0.2.2"]), InvalidInput, "host h1: .*one per IP version"),
         (record("network", "n1", writer="agent"), InvalidInput, "writer agent"),
         (Record(type="network", id="n1", writer="cli", body={"id": "n2", "segment": {"id": 1}}), InvalidInput, "'n2'"),

@@ -37,7 +37,7 @@ OPTIONS = [
     cfg.StrOpt("key", default=str(FILES.key), help=_("PEM file of the private key of the certificate.")),
     cfg.FloatOpt(
         "poll_interval",
-        default=0.1,
+        default=0.05,
         min=0.01,
         max=5,
         help=_("Seconds between looks at the table of changed objects; a change leaves within twice this."),

@@ -94,6 +94,22 @@ static __always_inline long hr_reveal(struct __sk_buff *skb, __be16 inner, __u32
 	return room;
 }
 
+/* The same where the outer frame is not IP at all: bpf_skb_adjust_room refuses it. A tag that the kernel takes out of a frame leaves
+ * behind what it says (vlan_set_encap_proto), so a tag is put in, made to say it, and taken out. A second one makes the kernel
+ * put the first into the frame.
+ */
+static __always_inline long hr_relabel(struct __sk_buff *skb, __be16 inner)
+{
+	const __be16 proto = inner == bpf_htons(ETH_P_IPV6) ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
+	const __be16 tag = bpf_htons(ETH_P_8021Q);
+
+	return bpf_skb_vlan_push(skb, tag, 1) ?:
+	       bpf_skb_vlan_push(skb, tag, 1) ?:
+	       bpf_skb_store_bytes(skb, 2 * ETH_ALEN + HR_TAG_LENGTH, &proto, sizeof(proto), 0) ?:
+	       bpf_skb_vlan_pop(skb) ?: /* the second one, and the first takes its place */
+	       bpf_skb_vlan_pop(skb);
+}
+
 /* Take `room` octets of outer headers off. A frame that is shorter than an IP header is lengthened first and cut after (the
  * latter fails where GRO has noted a transport header, which then lies before the frame; such frames carry neither IP nor ARP).
  */
@@ -105,6 +121,11 @@ static __always_inline long hr_pop(struct __sk_buff *skb, __u32 room)
 
 	if (bpf_skb_load_bytes(skb, room, &inner, sizeof(inner)))
 		return -1;
+	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6)) {
+		error = hr_relabel(skb, inner.h_proto);
+		if (error)
+			return error;
+	}
 	error = hr_reveal(skb, inner.h_proto, room);
 	if (error < 0)
 		return error;

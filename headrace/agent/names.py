@@ -8,7 +8,7 @@ import msgspec
 
 from headrace.agent.desired import replace
 from headrace.errors import Denied, Unavailable
-from headrace.stages.view import View, rule_id
+from headrace.stages.view import View, rule_id, segment_text
 
 FILE = "names.json"
 
@@ -38,8 +38,13 @@ class Names(msgspec.Struct, frozen=True, kw_only=True):
     ports: dict[str, PortName] = {}
     endpoints: dict[str, str] = {}
     segments: dict[str, str] = {}
+    physicals: dict[str, str] = {}
     vteps: dict[str, str] = {}
     rules: dict[str, RuleName] = {}
+
+    def segment(self, number: int) -> str:
+        """A segment in words, ``vxlan 100``, by what the datapath names it."""
+        return segment_text(number, {int(index): name for index, name in self.physicals.items()})
 
 
 def write_names(run: Path, view: View, bpf: str) -> None:
@@ -71,6 +76,7 @@ def names_of(view: View, bpf: str) -> Names:
         },
         endpoints={str(view.index.endpoint(f"port {port.id}")): port.id for port, _ in view.remote_ports},
         segments={str(segment): name for name, segment in view.segments.items()},
+        physicals={str(view.index.physical(name)): name for name in view.names["physical"]},
         vteps={str(view.index.vtep(str(vtep))): str(vtep) for _, vtep in view.remote_ports},
         rules={
             str(rule_id(rule.id)): RuleName(id=rule.id, group=group.id, group_name=group.name)

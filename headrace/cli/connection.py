@@ -133,14 +133,14 @@ class Explainer:
     def _enters(self, where: int) -> str:
         if where >> abi.WHERE_SHIFT == abi.Where.PORT:
             return f"port {port_label(self._names, where)}"
-        number = where & ((1 << abi.WHERE_SHIFT) - 1)
-        network = self._names.segments.get(str(where))
-        return f"vxlan {number} (network {network})" if network else f"vxlan {number}"
+        segment, network = self._names.segment(where), self._names.segments.get(str(where))
+        return f"{segment} (network {network})" if network else segment
 
     def _goes_to(self, entry: abi.Flow) -> str:
-        if entry.flags & abi.FlowFlag.TUNNEL:
-            return f"vtep {address(self._reader.adjacency(entry.out).daddr)} vxlan {entry.segment & abi.WHERE_ID}"
-        return f"port {port_label(self._names, entry.out)}"
+        if not entry.flags & abi.FlowFlag.TUNNEL:
+            return f"port {port_label(self._names, entry.out)}"
+        path, segment = self._reader.adjacency(entry.out), self._names.segment(entry.segment)
+        return f"wire {segment}" if path.flags & abi.AdjacencyFlag.WIRE else f"vtep {address(path.daddr)} {segment}"
 
     def _endpoint(self, index: int) -> str:
         if index < abi.PORTS:

@@ -14,7 +14,12 @@ from headrace.datapath import packet as headers
 from headrace.datapath.decision import Dropped
 from headrace.datapath.notation import describe
 
-OUTSIDE = {abi.Reason.MALFORMED_TUNNEL, abi.Reason.OUTER_FRAGMENT}
+OUTSIDE = {
+    abi.Reason.MALFORMED_TUNNEL,
+    abi.Reason.OUTER_FRAGMENT,
+    abi.Reason.GENEVE_OPTION,
+    abi.Reason.NSH_EXHAUSTED,
+}
 """Where the outer packet itself is what is wrong."""
 NAMES = {headers.ETHERTYPE_IPV4: "IPv4", headers.ETHERTYPE_IPV6: "IPv6", headers.ETHERTYPE_ARP: "ARP"}
 
@@ -55,7 +60,7 @@ class Teller:
             return port_label(self._names, sample.port) if sample.port else device(sample.ifindex)
         if sample.where >> abi.WHERE_SHIFT == abi.Where.PORT:
             return port_label(self._names, sample.where)
-        return f"vxlan {sample.where & ((1 << abi.WHERE_SHIFT) - 1)}"
+        return self._names.segment(sample.where)
 
 
 def words(frame: bytes, length: int) -> str:

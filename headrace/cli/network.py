@@ -65,6 +65,6 @@ def view(record: Record, subnets: tuple[Record, ...], ports: tuple[Record, ...])
     assert isinstance(item, Network)
     own = [port.body for port in ports if port.body and port.body["network"] == item.id]
     row: dict[str, Any] = {"id": item.id, "name": item.name or None, "project": item.project or None}
-    row |= {"type": item.segment.type, "segment": item.segment.id, "mtu": item.mtu}
+    row |= {"type": item.segment.type, "segment": item.segment.text, "mtu": item.mtu}
     row |= {"subnets": [one.body["cidr"] for one in subnets if one.body and one.body["network"] == item.id]}
     return row | {"ports": len(own), "hosts": len({port["host"] for port in own if "host" in port})}

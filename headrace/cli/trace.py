@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from headrace.cli.trace_live import Answer
     from headrace.controller.client import Client
     from headrace.datapath.journey import Hop, Journey
-    from headrace.model import State
+    from headrace.model import Segment, State
 
 DROPPED = 2
 """Exit status of a packet that nobody gets."""
@@ -169,6 +169,10 @@ def end(state: State, journey: Journey) -> str:
 
     if journey.hops[0].decision.reason == Reason.ANSWERED:
         return "answered by the datapath"
+    if journey.wires:
+        left = " and ".join(segment.text for segment in journey.wires)
+        here = "".join(f", and to {state.ports[name].label()}" for name in journey.receivers)
+        return f"left to the wire: {left}, where no host of ours has the destination{here}"
     if journey.arrives:
         return "delivered to " + ", ".join(state.ports[name].label() for name in journey.receivers)
     reason = journey.reason
@@ -196,15 +200,27 @@ def hop_json(hop: Hop, answer: Answer | None) -> dict[str, Any]:
         "host": hop.host,
         "port": hop.arrival.port,
         "vtep": hop.arrival.vtep,
-        "vni": hop.arrival.vni,
+        "segment": words(hop.arrival.segment),
+        "physical_network": hop.arrival.physical,
         "reason": decision.reason.name,
         "rule_from": decision.rule_from,
         "rule_to": decision.rule_to,
         "outputs": [
-            {"port": out.port, "vtep": out.vtep, "vni": out.vni, "rule": out.rule, "frame": out.frame.hex()}
+            {
+                "port": out.port,
+                "vtep": out.vtep,
+                "segment": words(out.segment),
+                "rule": out.rule,
+                "frame": out.frame.hex(),
+            }
             for out in decision.outputs
         ],
         "refused": [{"port": refusal.port, "reason": refusal.reason.name} for refusal in decision.refused],
         "datapath": None if answer is None else msgspec.structs.asdict(answer) | {"reason": answer.reason.name},
         "steps": [{"stage": step.stage, "text": step.text, "rule": step.rule} for step in decision.steps],
     }
+
+
+def words(segment: Segment | None) -> str | None:
+    """``vxlan 100``."""
+    return segment.text if segment is not None else None

@@ -12,7 +12,8 @@ from headrace.abi import Reason
 from headrace.datapath.decision import RULE_ESTABLISHED, Key
 from headrace.datapath.journey import Hop, Journey
 from headrace.datapath.packet import ICMP, ICMPV6, SCTP, TCP, UDP, carries_ports, is_icmp, mac
-from headrace.model import Port, Rule, SecurityGroup, State
+from headrace.datapath.wires import vlan
+from headrace.model import Port, Rule, SecurityGroup, Segment, State
 
 PROTOCOLS = {TCP: "tcp", UDP: "udp", SCTP: "sctp", ICMP: "icmp", ICMPV6: "ipv6-icmp"}
 """The names that OpenStack's client takes."""
@@ -198,7 +199,11 @@ def receiver(state: State, hop: Hop) -> Port | None:
 def sender_network(state: State, hop: Hop) -> str | None:
     if hop.arrival.port is not None:
         return state.ports[hop.arrival.port].network
-    return next((item.id for item in state.networks.values() if item.segment.id == hop.arrival.vni), None)
+    segment, physical = hop.arrival.segment, hop.arrival.physical
+    if segment is None and physical is not None and (tags := vlan.take(hop.arrival.frame)) is not None:
+        segment = Segment.on("physical", tags[1], physical, tags[0])
+    place = segment.place if segment is not None else None
+    return next((item.id for item in state.networks.values() if item.segment.place == place), None)
 
 
 def key_source(hop: Hop) -> str | None:

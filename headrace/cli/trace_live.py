@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import socket
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import msgspec
 
@@ -26,14 +28,15 @@ from headrace.datapath.decision import (
     Decision,
 )
 from headrace.datapath.dry import SHORTEST, Dry, Outcome
-from headrace.datapath.frame import tunnel
+from headrace.datapath.frame import octets, tunnel
 from headrace.datapath.journey import Hop, Journey, follow
 from headrace.datapath.oracle import Surroundings
 from headrace.datapath.reader import Reader
 from headrace.datapath.recall import Recalled
+from headrace.datapath.wires import vlan
 from headrace.errors import Denied, Unavailable
 from headrace.model import State
-from headrace.stages.view import rule_id
+from headrace.stages.view import address_octets, rule_id
 
 WORDS = {
     abi.RULE_NONE: RULE_NONE,
@@ -42,6 +45,8 @@ WORDS = {
     abi.RULE_OPEN: RULE_OPEN,
     abi.RULE_REMOTE: RULE_REMOTE,
 }
+WIDE = 65535
+"""The MTU of a device that says none."""
 OF_THE_HOST = {Reason.QUOTA, Reason.TABLE_FULL, Reason.BUDGET, Reason.NO_ROUTE, Reason.NO_NEIGHBOUR, Reason.BUSY}
 """Reasons that lie in the host's state and not in what is desired, which is all that the oracle knows."""
 
@@ -68,19 +73,27 @@ class Live:
         self._names = names
         self._state = state
         self._ports = {int(index): port.id for index, port in names.ports.items()}
+        self._physicals = {int(index): name for index, name in names.physicals.items()}
         self._rules = {rule_id(rule.id): rule.id for group in state.security_groups.values() for rule in group.rules}
         self._dry: Dry | None = None
 
     def memory(self) -> Connections:
         """What the host remembers, for the oracle."""
-        return Recalled(self._reader, self._ports)
+        return Recalled(self._reader, self._ports, self._physicals)
 
     def surroundings(self) -> Surroundings:
         """What the host has that desired state does not tell."""
-        config = abi.Config.unpack(self._reader.maps["hr_configs"].lookup(bytes(4)) or b"")
-        paths = (abi.Adjacency.unpack(value) for _, value in self._reader.maps["hr_adjacencies"].items() if any(value))
-        mtus = [path.mtu for path in paths if path.mtu]
-        return Surroundings(underlay_mtu=min(mtus, default=None), mss_clamp=bool(config.flags & abi.ConfigFlag.CLAMP))
+        config, table = self._config(), self._reader.maps["hr_adjacencies"]
+        paths = [abi.Adjacency.unpack(value) for _, value in table.items() if any(value)]
+        wires = {path.ifindex: path.mtu for path in paths if path.flags & abi.AdjacencyFlag.WIRE}
+        mtus = [path.mtu for path in paths if path.mtu and not path.flags & abi.AdjacencyFlag.WIRE]
+        physical = ((name, self._device_to(name)) for name in self._physicals.values())
+        return Surroundings(
+            underlay_mtu=min(mtus, default=None),
+            mss_clamp=bool(config.flags & abi.ConfigFlag.CLAMP),
+            any_vtep=bool(config.flags & abi.ConfigFlag.ANY_VTEP),
+            physical={name: wires.get(device, 0) or WIDE for name, device in physical if device is not None},
+        )
 
     def now(self) -> int:
         """The time by which it remembers, ms."""
@@ -93,15 +106,13 @@ class Live:
             self._dry = Dry(self._reader)
         if arrival.port is not None:
             index = next((index for index, port in self._ports.items() if port == arrival.port), None)
-            if index is None or not (ifindex := self._reader.port(index).ifindex):
-                return None
+            ifindex = None if index is None else self._reader.port(index).ifindex
             frame, run = arrival.frame, self._dry.from_port
         else:
-            found = self._uplink()
-            frame, run = self._outer(hop), self._dry.from_uplink
-            if found is None or not frame:
-                return None
-            ifindex = found
+            ifindex = self._uplink() if arrival.physical is None else self._device_to(arrival.physical)
+            frame, run = self._outer(hop, ifindex or 0), self._dry.from_uplink
+        if not ifindex or not frame or is_tagged(frame):
+            return None  # test runs have no tag beside a frame, where the kernel has it
         if len(frame) < SHORTEST and hop.decision.reason.name.startswith("MALFORMED"):
             return None  # padding would make it another frame
         return self._answer(hop, run(frame.ljust(SHORTEST, b"\0"), ifindex, arrival.gso_size))
@@ -152,13 +163,41 @@ class Live:
                 continue
         return None
 
-    def _outer(self, hop: Hop) -> bytes:
+    def _device_to(self, physical: str) -> int | None:
+        """The device that leads to a physical network."""
+        rows = self._reader.maps["hr_uplinks"].items()
+        found = ((abi.U32.unpack(key).value, abi.Uplink.unpack(value).physical) for key, value in rows)
+        return next((device for device, number in found if self._physicals.get(number) == physical), None)
+
+    def _config(self) -> abi.Config:
+        return abi.Config.unpack(self._reader.maps["hr_configs"].lookup(bytes(4)) or b"")
+
+    def _outer(self, hop: Hop, ifindex: int) -> bytes:
         """The frame as it comes over the underlay."""
         arrival = hop.arrival
-        if arrival.vtep is None or arrival.vni is None:
+        if arrival.vtep is None or arrival.segment is None:
             return arrival.frame
-        config = abi.Config.unpack(self._reader.maps["hr_configs"].lookup(bytes(4)) or b"")
-        return tunnel(arrival.vtep, config.vtep6 if ":" in arrival.vtep else config.vtep4, arrival.vni, arrival.frame)
+        config, macs = self._config(), bytes(12)
+        if arrival.segment.wire == "nsh-ethernet":
+            source = next_hop(self._reader, arrival.vtep)
+            device = Path(f"/sys/class/net/{socket.if_indextoname(ifindex)}/address") if ifindex else None
+            if source is None or device is None:
+                return b""
+            macs = octets(device.read_text().strip()) + source
+        own = config.vtep6 if ":" in arrival.vtep else config.vtep4
+        return tunnel(arrival.vtep, own, arrival.segment, arrival.frame, macs)
+
+
+def is_tagged(frame: bytes) -> bool:
+    return vlan.kind_of(frame) is not None
+
+
+def next_hop(reader: Reader, vtep: str) -> bytes | None:
+    """The MAC that NSH over Ethernet knows a VTEP by, as the tables have it."""
+    rows = [(abi.VtepKey.unpack(key), abi.Vtep.unpack(value).vtep) for key, value in reader.maps["hr_vteps"].items()]
+    wanted = address_octets(ipaddress.ip_address(vtep))
+    number = next((number for key, number in rows if key.addr == wanted), None)
+    return next((key.addr[10:] for key, same in rows if same == number and key.addr[0] == abi.VTEP_MAC), None)
 
 
 def differences(decision: Decision, answer: Answer) -> Iterator[str]:

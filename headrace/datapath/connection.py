@@ -11,11 +11,16 @@ import msgspec
 
 from headrace.abi import State
 from headrace.datapath.decision import Course, Key, Place, Side
-from headrace.datapath.oracle_tcp import Segment, TcpSide, believed, is_just_above, plausible
+from headrace.datapath.oracle_tcp import Segment as TcpSegment
+from headrace.datapath.oracle_tcp import TcpSide, believed, is_just_above, plausible
 from headrace.datapath.packet import FIN, ICMP, ICMPV6, SYN, TCP, UDP
+from headrace.model import Segment
 
 FRAGMENT_LIFE = 30_000
 """Milliseconds that the ports of a first fragment are kept."""
+
+LEARNT_LIFE = 300_000
+"""Milliseconds that a MAC is remembered on the wire of a physical network."""
 
 TIMEOUTS = {
     State.SYN_SENT: 120_000,
@@ -88,14 +93,14 @@ class Connection(msgspec.Struct, kw_only=True):
         original, reply = self.tcp
         return (reply, original) if course == "reply" else (original, reply)
 
-    def refuses(self, course: Course, segment: Segment | None) -> bool:
+    def refuses(self, course: Course, segment: TcpSegment | None) -> bool:
         """Whether a segment is a RST that its receiver would neither believe nor ask about."""
         if segment is None or not segment.resets or self.state == State.STATELESS:
             return False
         own, other = self.sides(course)
         return not believed(segment, own, other) and not is_just_above(segment.seq, own)
 
-    def advance(self, course: Course, segment: Segment | None) -> None:
+    def advance(self, course: Course, segment: TcpSegment | None) -> None:
         """Take the state on by a packet. ``segment``: None of a later fragment or another protocol."""
         if self.original.protocol != TCP:
             if self.state == State.NEW and course == "reply":
@@ -132,7 +137,7 @@ class Connection(msgspec.Struct, kw_only=True):
             return State.ESTABLISHED
         return self.state
 
-    def reopened_by(self, segment: Segment | None) -> bool:
+    def reopened_by(self, segment: TcpSegment | None) -> bool:
         """Whether a segment is a SYN that finds this connection finished."""
         return self.state in {State.TIME_WAIT, State.CLOSED} and segment is not None and segment.opens
 
@@ -149,13 +154,15 @@ class FirstFragment(msgspec.Struct, frozen=True, kw_only=True):
 class Connections:
     """All that a host remembers of packets; as a mapping, connections by flow key.
 
-    ``learnt``: (VNI, MAC) -> ``("port", id)`` or ``("vtep", address)``.
+    ``learnt``: (segment, MAC) -> ``("port", id)``, ``("vtep", address)`` or, of a physical network, ``("wire", "")``,
+    which is forgotten when it was not ``shown`` there for a while.
     """
 
     def __init__(self) -> None:
         self.flows: dict[Key, Connection] = {}
         self.fragments: dict[tuple[Place, str, str, int, int], FirstFragment] = {}
-        self.learnt: dict[tuple[int, str], tuple[str, str]] = {}
+        self.learnt: dict[tuple[Segment, str], tuple[str, str]] = {}
+        self.shown: dict[tuple[Segment, str], int] = {}
 
     def __getitem__(self, key: Key) -> Connection:
         return self.flows[key]
@@ -203,6 +210,20 @@ class Connections:
         if connection.reply is not None:
             connection.reply = connection.reply._replace(where=receiver)
         self.add(connection)
+
+    def learn(self, segment: Segment, mac: str, where: tuple[str, str], now: int) -> None:
+        """Keep where a MAC was last seen."""
+        self.learnt[segment, mac] = where
+        self.shown[segment, mac] = now
+
+    def forget(self, segment: Segment, mac: str) -> None:
+        self.learnt.pop((segment, mac), None)
+
+    def age(self, now: int) -> None:
+        """Forget what was learnt on wires too long ago."""
+        for key, where in list(self.learnt.items()):
+            if where[0] == "wire" and now - self.shown.get(key, now) > LEARNT_LIFE:
+                del self.learnt[key]
 
     def first_fragment(self, name: tuple[Place, str, str, int, int], now: int) -> FirstFragment | None:
         """The first fragment of a packet, if it was seen lately."""

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from headrace.abi import Reason, State
+from headrace.model import Segment
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -35,10 +36,10 @@ class Dropped(Exception):
 
 
 class Place(NamedTuple):
-    """Where packets enter a host: ``("port", id)`` or ``("vxlan", VNI)``."""
+    """Where packets enter a host: ``("port", id)`` or ``("segment", segment)``."""
 
-    kind: Literal["port", "vxlan"]
-    id: str | int
+    kind: Literal["port", "segment"]
+    id: str | Segment
 
 
 class Key(NamedTuple):
@@ -55,29 +56,35 @@ class Key(NamedTuple):
 class Arrival(msgspec.Struct, frozen=True, kw_only=True):
     """A frame that enters a host.
 
-    By ``port``; by tunnel (the ``vtep`` it came from, ``vni``, inner frame); or, with neither, a whole frame on the
-    uplink, outer headers included.
-    ``gso_size``: payload of one segment if it is a super-packet. ``vlan``: a tag the NIC took off.
+    By the device of ``port`` (a trunk's: tags and all); by tunnel (the ``vtep`` it came from, ``segment``, inner frame,
+    ``tos`` of the outer header); by the device of a ``physical`` network, a whole frame, tags and outer headers
+    included; or, with none of these, the same on another uplink.
+    ``gso_size``: payload of one segment if it is a super-packet. ``vlan``: TCI of a tag the NIC took off, 802.1Q or
+    ``vlan_type``.
     """
 
     frame: bytes
     port: str | None = None
     vtep: str | None = None
-    vni: int | None = None
+    segment: Segment | None = None
+    tos: int = 0
+    physical: str | None = None
     gso_size: int = 0
     vlan: int | None = None
+    vlan_type: int = 0x8100
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True):
-    """One copy that leaves: to a local ``port``, or to a VTEP on a VNI under an outer header with ``tos``.
+    """One copy that leaves: to a local ``port``, with its tag if it is a trunk's sub-port; or on a ``segment``.
 
-    ``rule``: what let it pass on the receiver's side.
+    That is to a ``vtep`` under an outer header with ``tos``; or, of a physical network, to the wire, where ``frame`` is
+    without the segment's tags. ``rule``: what let it pass on the receiver's side.
     """
 
     frame: bytes
     port: str | None = None
     vtep: str | None = None
-    vni: int | None = None
+    segment: Segment | None = None
     tos: int = 0
     rule: str = RULE_NONE
 
@@ -102,7 +109,9 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
     Several rules may allow a packet: ``rule_from`` and ``rule_to`` are the first in the order of the port's groups;
     ``allowed_from`` and ``allowed_to`` are all of them. ``passed``: not ours, the host's kernel has it untouched.
+    With a multicast frame of a physical network both may be: the kernel has it, and so have ports.
     ``connection``: the state it is in afterwards. ``denied_by``: the port on whose side acl dropped it.
+    ``port``: the local port that it is of, a trunk's sub-port perhaps.
     ``packets`` and ``octets``: how the frame counts (pipeline.md, "account").
     """
 
@@ -115,6 +124,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     allowed_from: tuple[str, ...] = ()
     allowed_to: tuple[str, ...] = ()
     denied_by: str | None = None
+    port: str | None = None
     key: Key | None = None
     course: Course | None = None
     connection: State | None = None

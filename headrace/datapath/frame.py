@@ -17,13 +17,16 @@ from headrace.datapath.packet import (
     TCP,
     UDP,
 )
+from headrace.datapath.wires import TUNNELS
+from headrace.model import Segment
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 HOP_LIMIT = 64
 SOLICITED_OVERRIDE = 0x60000000
 WINDOW = 65535
-VXLAN, VXLAN_SOURCE = 4789, 49152
-"""UDP ports of a tunnel."""
+SOURCE = 49152
+"""UDP source port of a tunnel."""
+GRE = 47
 
 
 def octets(mac: str) -> bytes:
@@ -116,18 +119,24 @@ def multicast_mac(address: IpAddress) -> str:
     return (b"\x33\x33" + address.packed[12:]).hex(":")
 
 
-def tunnel(source: str, destination: bytes, vni: int, inner: bytes) -> bytes:
-    """A frame of the underlay between two VTEPs (RFC 7348), its UDP checksum zero (RFC 6935), without MACs.
+def tunnel(source: str, destination: bytes, segment: Segment, inner: bytes, macs: bytes = bytes(12)) -> bytes:
+    """A frame of the underlay between two VTEPs, on the wire of a segment (docs/pipeline.md, "encap").
 
-    ``destination``: 4 octets, or 16 in which IPv4 is ::ffff:a.b.c.d.
+    ``destination``: 4 octets, or 16 in which IPv4 is ::ffff:a.b.c.d. ``macs``: destination and source.
     """
+    wire = TUNNELS[segment.wire]
+    payload = wire.put(segment.number) + inner
+    if wire.carrier == "ethernet":
+        return macs + struct.pack("!H", wire.number) + payload
     sender, receiver = ipaddress.ip_address(source), ipaddress.ip_address(destination)
     if isinstance(receiver, ipaddress.IPv6Address):
         receiver = receiver.ipv4_mapped or receiver
-    vxlan = struct.pack("!II", 8 << 24, vni << 8) + inner
-    segment = struct.pack("!HHHH", VXLAN_SOURCE, VXLAN, 8 + len(vxlan), 0) + vxlan
-    ethertype, packet = ip(sender, receiver, UDP, segment)
-    return bytes(12) + struct.pack("!H", ethertype) + packet
+    if wire.carrier == "udp":
+        payload = struct.pack("!HHHH", SOURCE, wire.number, 8 + len(payload), 0) + payload
+        if wire.sums and receiver.version == 6:
+            payload = with_checksum(payload, 6, transport_checksum(sender, receiver, UDP, payload) or 0xFFFF)
+    ethertype, packet = ip(sender, receiver, UDP if wire.carrier == "udp" else GRE, payload)
+    return macs + struct.pack("!H", ethertype) + packet
 
 
 def with_checksum(segment: bytes, offset: int, value: int) -> bytes:

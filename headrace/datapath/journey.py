@@ -12,8 +12,11 @@ from headrace.abi import Reason
 from headrace.datapath.connection import Connections
 from headrace.datapath.decision import Arrival, Decision, Output
 from headrace.datapath.oracle import Surroundings, decide
+from headrace.datapath.oracle_view import View
+from headrace.datapath.packet import mac
+from headrace.datapath.wires import vlan
 from headrace.errors import NotFound
-from headrace.model import State
+from headrace.model import Segment, State
 
 
 class Hop(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,9 +38,16 @@ class Journey(msgspec.Struct, frozen=True, kw_only=True):
         return [output.port for hop in self.hops for output in hop.decision.outputs if output.port is not None]
 
     @property
+    def wires(self) -> list[Segment]:
+        """The physical networks' segments on whose wires it leaves for somewhere that is no host of ours."""
+        outputs = (output for hop in self.hops for output in hop.decision.outputs)
+        found = [output.segment for output in outputs if output.segment is not None and output.segment.is_physical]
+        return [] if len(self.hops) > 1 else found
+
+    @property
     def arrives(self) -> bool:
-        """Whether anybody gets it."""
-        return bool(self.receivers)
+        """Whether anybody gets it, for all that is known."""
+        return bool(self.receivers or self.wires)
 
     @property
     def reason(self) -> Reason:
@@ -68,16 +78,46 @@ def follow(
         decision = decide(state, host, remembered[host], entry, now_ms, surroundings)
         return Hop(host=host, arrival=entry, decision=decision)
 
-    first = hop(port.host, arrival)
-    tunnelled = [output for output in first.decision.outputs if output.vtep is not None]
-    return Journey(hops=(first, *(hop(*emerge(state, port.host, output, arrival.gso_size)) for output in tunnelled)))
+    first = hop(port.host, by_device(state, arrival))
+    left = [output for output in first.decision.outputs if output.port is None]
+    reached = [place for output in left for place in emerge(state, port.host, output, arrival.gso_size)]
+    return Journey(hops=(first, *(hop(*place) for place in reached)))
 
 
-def emerge(state: State, sender: str, output: Output, gso_size: int = 0) -> tuple[str, Arrival]:
-    """Where a tunnelled output comes out: the host, and its arrival there."""
-    wanted = ipaddress.ip_address(output.vtep or "")
-    own = next(text for text in state.hosts[sender].vteps if ipaddress.ip_address(text).version == wanted.version)
+def by_device(state: State, arrival: Arrival) -> Arrival:
+    """An arrival from a port as it comes by a device: what a sub-port sends has its tag, and comes by its trunk's."""
+    port = state.ports[arrival.port or ""]
+    if port.parent is None:
+        return arrival
+    return msgspec.structs.replace(arrival, port=port.parent, frame=vlan.put(arrival.frame, port.vlan))
+
+
+def emerge(state: State, sender: str, output: Output, gso_size: int = 0) -> list[tuple[str, Arrival]]:
+    """Where an output to elsewhere comes out: hosts, and its arrivals there."""
+    assert output.segment is not None
+    if output.vtep is None:
+        return on_wire(state, sender, output, output.segment, gso_size)
+    wanted = ipaddress.ip_address(output.vtep)
     for host in state.hosts.values():
         if host.id != sender and wanted in map(ipaddress.ip_address, host.vteps):
-            return host.id, Arrival(frame=output.frame, vtep=own, vni=output.vni, gso_size=gso_size)
+            own = own_vtep(state, sender, host.id, output.segment, wanted.version)
+            come = Arrival(frame=output.frame, vtep=own, segment=output.segment, tos=output.tos, gso_size=gso_size)
+            return [(host.id, come)]
     raise NotFound(f"no host has the VTEP {output.vtep}")
+
+
+def own_vtep(state: State, sender: str, receiver: str, segment: Segment, version: int) -> str:
+    """The sender's address as its receiver sees it; over Ethernet there is none, but the one it is known by."""
+    if segment.wire == "nsh-ethernet":
+        return View(state, receiver).vtep_of(sender) or ""
+    return next(text for text in state.hosts[sender].vteps if ipaddress.ip_address(text).version == version)
+
+
+def on_wire(state: State, sender: str, output: Output, segment: Segment, gso_size: int) -> list[tuple[str, Arrival]]:
+    """The other hosts with ports that a frame on the wire of a physical network is for."""
+    networks = {network.id for network in state.networks.values() if network.segment.place == segment.place}
+    ports = [port for port in state.ports.values() if port.network in networks and port.host not in {None, sender}]
+    everybody, address = bool(output.frame[0] & 1), mac(output.frame[0:6])
+    hosts = {port.host or "": None for port in ports if everybody or port.mac == address}
+    frame = vlan.put(output.frame, segment.id, segment.service_vlan)
+    return [(name, Arrival(frame=frame, physical=segment.physical_network, gso_size=gso_size)) for name in hosts]

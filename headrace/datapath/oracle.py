@@ -6,8 +6,6 @@ agreeing with it means something. docs/pipeline.md is its specification; each st
 
 from __future__ import annotations
 
-import msgspec
-
 from headrace.abi import Reason
 from headrace.datapath.connection import Connection, Connections
 from headrace.datapath.decision import (
@@ -23,13 +21,14 @@ from headrace.datapath.decision import (
 )
 from headrace.datapath.notation import describe
 from headrace.datapath.oracle_acl import REMOTE, Verdict, judge
-from headrace.datapath.oracle_admit import Entry, admit, take_outer
-from headrace.datapath.oracle_forward import Receiver, flood, forward, learn, locate, outer_tos
+from headrace.datapath.oracle_admit import Entry, admit
+from headrace.datapath.oracle_forward import Receiver, flood, forward, learn, locate, outer_tos, tagged
+from headrace.datapath.oracle_outer import approach
 from headrace.datapath.oracle_respond import punt, respond
 from headrace.datapath.oracle_spoof import anti_spoof
-from headrace.datapath.oracle_too_big import Surroundings, answer, clamp, longest, path_mtu
+from headrace.datapath.oracle_too_big import answer, clamp, longest, path_mtu
 from headrace.datapath.oracle_track import Bond, bind, key_of, remember, settle
-from headrace.datapath.oracle_view import View
+from headrace.datapath.oracle_view import Surroundings, View
 from headrace.datapath.packet import Packet
 from headrace.model import State
 
@@ -53,17 +52,19 @@ def decide(
     surroundings: Surroundings | None = None,
 ) -> Decision:
     """Decide about a packet that arrives at a host; ``connections`` is what the host remembers, and is kept up."""
-    return Walk(View(state, host), connections, now_ms, surroundings or Surroundings()).decide(arrival)
+    return Walk(View(state, host, surroundings), connections, now_ms).decide(arrival)
 
 
 class Walk:
     """One packet's way through the stages, and what is known of it so far."""
 
-    def __init__(self, view: View, connections: Connections, now: int, surroundings: Surroundings) -> None:
+    def __init__(self, view: View, connections: Connections, now: int) -> None:
         self.view = view
         self.connections = connections
         self.now = now
-        self.surroundings = surroundings
+        self.surroundings = view.surroundings
+        self.port: str | None = None
+        self.shared = False
         self.steps: list[Step] = []
         self.bond = Bond()
         self.stage = "admit"
@@ -75,25 +76,25 @@ class Walk:
 
     def decide(self, arrival: Arrival) -> Decision:
         self.octets = len(arrival.frame)
+        self.connections.age(self.now)
         try:
-            if arrival.port is None and arrival.vtep is None:
-                outer = take_outer(self.view, arrival.frame)
-                if outer is None:
-                    self.note("not for a VTEP of ours: the kernel's")
-                    return self.conclude(Reason.NONE, passed=True)
-                arrival = msgspec.structs.replace(arrival, vtep=outer.vtep, vni=outer.vni, frame=outer.frame)
-                self.octets = len(arrival.frame)
-            return self.walk(admit(self.view, arrival), arrival)
+            found = approach(self.view, self.connections, arrival)
+            if found is None:
+                self.note("not ours: the kernel's")
+                return self.conclude(Reason.NONE, passed=True)
+            self.octets, self.shared = len(found.frame), found.shared
+            self.port = found.port.id if found.port is not None else None
+            return self.walk(admit(self.view, found), arrival.gso_size)
         except Dropped as dropped:
             self.note(f"dropped, {dropped.reason.name}: {dropped.text}")
             if dropped.reason == Reason.CONNECTION_CUT and self.bond.connection is not None:
                 self.connections.cut(self.bond.connection, self.now)
             return self.conclude(dropped.reason)
 
-    def walk(self, entry: Entry, arrival: Arrival) -> Decision:
+    def walk(self, entry: Entry, gso_size: int) -> Decision:
         packet = entry.packet
-        self.packets, self.octets = weigh(packet, arrival.gso_size)
-        self.longest = longest(packet, arrival.gso_size) if packet.ip is not None and entry.port is not None else 0
+        self.packets, self.octets = weigh(packet, gso_size)
+        self.longest = longest(packet, gso_size) if packet.ip is not None and entry.port is not None else 0
         self.note(f"{came_from(entry)} on {entry.network.label()}: {describe(packet)}")
         self.stage = "anti_spoof"
         self.note(anti_spoof(entry))
@@ -102,7 +103,8 @@ class Walk:
         if answered is not None:
             assert entry.port is not None
             self.note(f"answered: {answered[1]}")
-            return self.conclude(Reason.ANSWERED, outputs=[Output(frame=answered[0], port=entry.port.id)])
+            back = Output(frame=tagged(entry.port, answered[0]), port=entry.port.id)
+            return self.conclude(Reason.ANSWERED, outputs=[back])
         asked = punt(self.view, entry)
         if asked is not None:
             self.note(f"punted: the agent is asked for {asked}")
@@ -113,7 +115,7 @@ class Walk:
             assert entry.port is not None
             self.note(f"dropped, {dropped.reason.name}: {dropped.text}")
             told = answer(packet, dropped.mtu)
-            outputs = [Output(frame=told, port=entry.port.id)] if told is not None else []
+            outputs = [Output(frame=tagged(entry.port, told), port=entry.port.id)] if told is not None else []
             return self.conclude(dropped.reason, outputs=outputs)
 
     def pass_on(self, entry: Entry) -> Decision:
@@ -128,23 +130,21 @@ class Walk:
         self.stage = "acl, from side"
         self.judge(entry, "from", Receiver(place=entry.place, port=entry.port))
         self.stage = "forward"
-        learn(self.view, self.connections, entry)
+        learn(self.view, self.connections, entry, self.now)
         if packet.is_multicast:
             return self.flood(entry)
-        receiver = forward(entry, locate(self.view, self.connections, entry, packet.destination))
+        receiver = forward(self.view, entry, locate(self.view, self.connections, entry, packet.destination))
         self.note(receiver.text)
         self.stage = "acl, to side"
         verdict = self.judge(entry, "to", receiver)
         self.stage = "too_big"
         mtu = path_mtu(entry, receiver, self.surroundings)
         if self.longest > mtu:
-            raise TooBig(self.longest, mtu, f"the way to VTEP {receiver.vtep}")
+            raise TooBig(self.longest, mtu, f"the way to {elsewhere(receiver)}")
         connection = self.settle(receiver)
         remember(self.connections, entry, self.now)
-        sent = self.send(entry, receiver, verdict)
-        if self.surroundings.mss_clamp and entry.port is not None:
-            sent = msgspec.structs.replace(sent, frame=clamp(packet, mtu))
-        return self.conclude(Reason.NONE, outputs=[sent], connection=connection)
+        frame = clamp(packet, mtu) if self.surroundings.mss_clamp and entry.port is not None else packet.frame
+        return self.conclude(Reason.NONE, outputs=[self.send(entry, receiver, verdict, frame)], connection=connection)
 
     def track(self, entry: Entry, receiver: Receiver | None) -> None:
         """Find the packet's connection."""
@@ -182,13 +182,13 @@ class Walk:
         self.stage = "acl, to side"
         for receiver in flood(self.view, entry):
             try:
-                verdict = self.judge(entry, "to", forward(entry, receiver))
+                verdict = self.judge(entry, "to", forward(self.view, entry, receiver))
                 if self.longest > path_mtu(entry, receiver, self.surroundings):
                     assert entry.port is not None
-                    self.note(f"not to VTEP {receiver.vtep}, TOO_BIG: {self.longest} octets")
+                    self.note(f"not to {elsewhere(receiver)}, TOO_BIG: {self.longest} octets")
                     refused.append(Refusal(port=entry.port.id, reason=Reason.TOO_BIG))
                     continue
-                outputs.append(self.send(entry, receiver, verdict))
+                outputs.append(self.send(entry, receiver, verdict, entry.packet.frame))
             except Dropped as dropped:
                 assert receiver.port is not None
                 self.note(f"not to {receiver.port.label()}, {dropped.reason.name}: {dropped.text}")
@@ -208,12 +208,11 @@ class Walk:
             self.connections, self.bond, receiver.place, self.now, tracks=tracks, weight=(self.packets, self.octets)
         )
 
-    def send(self, entry: Entry, receiver: Receiver, verdict: Verdict) -> Output:
-        frame = entry.packet.frame
+    def send(self, entry: Entry, receiver: Receiver, verdict: Verdict, frame: bytes) -> Output:
         if receiver.port is not None:
-            return Output(frame=frame, port=receiver.port.id, rule=verdict.rule)
-        vni = entry.network.segment.id
-        return Output(frame=frame, vtep=receiver.vtep, vni=vni, tos=outer_tos(entry.packet), rule=verdict.rule)
+            return Output(frame=tagged(receiver.port, frame), port=receiver.port.id, rule=verdict.rule)
+        segment, tos = entry.network.segment.plain, outer_tos(entry, receiver)
+        return Output(frame=frame, vtep=receiver.vtep, segment=segment, tos=tos, rule=verdict.rule)
 
     def note(self, text: str, rule: str | None = None) -> None:
         self.steps.append(Step(stage=self.stage, text=text, rule=rule))
@@ -233,12 +232,13 @@ class Walk:
             reason=reason,
             outputs=tuple(outputs or ()),
             refused=tuple(refused or ()),
-            passed=passed,
+            passed=passed or self.shared,
             rule_from=sender.rule,
             rule_to=receiver.rule,
             allowed_from=sender.allowed,
             allowed_to=receiver.allowed,
             denied_by=self.judging,
+            port=self.port,
             key=self.bond.key,
             course=self.bond.course,
             connection=connection.state if connection else None,
@@ -261,4 +261,10 @@ def weigh(packet: Packet, gso_size: int) -> tuple[int, int]:
 def came_from(entry: Entry) -> str:
     if entry.port is not None:
         return f"from {entry.port.label()}"
-    return f"by tunnel from host {entry.host}"
+    if entry.by_wire:
+        return "from the wire"
+    return f"by tunnel from host {entry.host}" if entry.host is not None else "by tunnel from nobody known"
+
+
+def elsewhere(receiver: Receiver) -> str:
+    return f"VTEP {receiver.vtep}" if receiver.vtep is not None else "the wire"

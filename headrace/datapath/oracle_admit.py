@@ -1,78 +1,76 @@
-"""admit: which port or VTEP a packet came from, on which network, and is it well formed. docs/pipeline.md, "admit"."""
+"""admit: which port, VTEP or wire a packet came from, on which network, and is it well formed.
+
+docs/pipeline.md, "admit".
+"""
 
 from __future__ import annotations
-
-import ipaddress
 
 import msgspec
 
 from headrace.abi import Reason
-from headrace.datapath.decision import Arrival, Dropped, Place
+from headrace.datapath.decision import Dropped, Place
+from headrace.datapath.frame import with_checksum
+from headrace.datapath.oracle_outer import Approach
 from headrace.datapath.oracle_view import View
-from headrace.datapath.packet import (
-    ETHERNET,
-    ETHERTYPE_IPV4,
-    ETHERTYPE_IPV6,
-    IPV4,
-    IPV6,
-    UDP,
-    Packet,
-    number,
-    parse,
-)
+from headrace.datapath.packet import ETHERNET, Packet, number, parse
 from headrace.model import Network, Port
 
-VXLAN_PORT = 4789
-UDP_HEADER = 8
-VXLAN_HEADER = 8
-VXLAN_VALID = 0x08
+ECN = 0x03
+NOT_ECT, ECT_1, ECT_0, CE = 0, 1, 2, 3
+"""RFC 3168 section 5."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """An admitted packet: what it is, and where it entered. ``port``: local; ``host``: else the host that sent it."""
+    """An admitted packet: what it is, and where it entered.
+
+    ``port``: local. Else ``host`` sent it by tunnel, one without a name perhaps; or, ``by_wire``, it came from the wire
+    of a physical network.
+    """
 
     packet: Packet
     place: Place
     network: Network
     port: Port | None = None
     host: str | None = None
+    by_wire: bool = False
 
 
-class Outer(msgspec.Struct, frozen=True, kw_only=True):
-    """What outer headers say of the frame inside."""
-
-    vtep: str
-    vni: int
-    frame: bytes
-
-
-def admit(view: View, arrival: Arrival) -> Entry:
-    """Admit a frame from a port, or an inner frame by tunnel; raises Dropped."""
-    if arrival.port is not None:
-        return admit_from_port(view, arrival, arrival.port)
-    assert arrival.vtep is not None, "an arrival by tunnel names its VTEP"
-    assert arrival.vni is not None, "an arrival by tunnel names its VNI"
-    host = view.host_of_vtep(arrival.vtep)
-    if host is None:
-        raise Dropped(Reason.UNKNOWN_VTEP, f"{arrival.vtep} is no VTEP of another host")
-    network = view.network_by_vni(arrival.vni)
+def admit(view: View, found: Approach) -> Entry:
+    """Admit a frame from a port, by tunnel, or from a wire; raises Dropped."""
+    if found.port is not None:
+        return admit_from_port(view, found, found.port)
+    if found.network is not None:
+        return admit_from_wire(view, found, found.network)
+    assert found.source is not None, "what came by tunnel came from somewhere"
+    host = view.sender(found.source, found.wire)
+    if host is None and not view.surroundings.any_vtep:
+        raise Dropped(Reason.UNKNOWN_VTEP, f"{found.source} is no VTEP of another host")
+    network = view.network_at((found.wire, "", 0, found.id))
     if network is None:
-        raise Dropped(Reason.UNKNOWN_SEGMENT, f"no port of host {view.host} is on VNI {arrival.vni}")
-    check_ethernet(arrival.frame)
-    packet = parse(arrival.frame, arrival.vlan)
-    return Entry(packet=packet, place=Place("vxlan", arrival.vni), network=network, host=host)
+        raise Dropped(Reason.UNKNOWN_SEGMENT, f"no port of host {view.host} is on {found.wire} {found.id}")
+    packet = marked(read(found), found.tos & ECN)
+    return Entry(packet=packet, place=place_of(network), network=network, host=host)
 
 
-def admit_from_port(view: View, arrival: Arrival, port_id: str) -> Entry:
-    port = view.port_here(port_id)
-    if port is None:
-        raise Dropped(Reason.NO_PORT, f"no port {port_id} on host {view.host}")
-    check_ethernet(arrival.frame)
-    if not port.admin_up:
-        raise Dropped(Reason.PORT_DOWN, f"{port.label()} is administratively down")
-    packet = parse(arrival.frame, arrival.vlan)
-    network = view.state.networks[port.network]
-    return Entry(packet=packet, place=Place("port", port.id), network=network, port=port)
+def admit_from_port(view: View, found: Approach, port: Port) -> Entry:
+    check_ethernet(found.frame)
+    if not view.is_up(port):
+        raise Dropped(Reason.PORT_DOWN, f"{port.label()} is administratively down, or without a device")
+    packet = parse(found.frame, found.vlan)
+    return Entry(packet=packet, place=Place("port", port.id), network=view.state.networks[port.network], port=port)
+
+
+def admit_from_wire(view: View, found: Approach, network: Network) -> Entry:
+    packet = read(found)
+    for port in view.here.values():
+        if port.network == network.id and port.mac == packet.source:
+            raise Dropped(Reason.SPOOFED_MAC, f"from the wire comes the MAC of {port.label()}, which is here")
+    return Entry(packet=packet, place=place_of(network), network=network, by_wire=True)
+
+
+def read(found: Approach) -> Packet:
+    check_ethernet(found.frame)
+    return parse(found.frame, found.vlan)
 
 
 def check_ethernet(frame: bytes) -> None:
@@ -80,33 +78,34 @@ def check_ethernet(frame: bytes) -> None:
         raise Dropped(Reason.MALFORMED_ETHERNET, f"{len(frame)} octets are no Ethernet frame")
 
 
-def take_outer(view: View, frame: bytes) -> Outer | None:
-    """Take the outer headers off a frame on the uplink; None if the frame is the kernel's. Raises Dropped."""
-    ethertype = number(frame[12:14])
-    if ethertype == ETHERTYPE_IPV4:
-        header = frame[ETHERNET : ETHERNET + IPV4]
-        if len(header) < IPV4 or header[0] != 0x45 or header[9] != UDP:
-            return None
-        source, destination = str(ipaddress.IPv4Address(header[12:16])), str(ipaddress.IPv4Address(header[16:20]))
-        udp = ETHERNET + IPV4
-        later, more = bool(number(header[6:8]) & 0x1FFF), bool(header[6] & 0x20)
-    elif ethertype == ETHERTYPE_IPV6:
-        header = frame[ETHERNET : ETHERNET + IPV6]
-        if len(header) < IPV6 or header[0] >> 4 != 6 or header[6] != UDP:
-            return None
-        source, destination = str(ipaddress.IPv6Address(header[8:24])), str(ipaddress.IPv6Address(header[24:40]))
-        udp = ETHERNET + IPV6
-        later = more = False
+def place_of(network: Network) -> Place:
+    """Where packets of a network enter that come from elsewhere."""
+    return Place("segment", network.segment.plain)
+
+
+def marked(packet: Packet, outer: int) -> Packet:
+    """A packet with its ECN field as the way here left it (RFC 6040 section 4.2); raises Dropped."""
+    if packet.ip is None:
+        return packet
+    inner = packet.ip.tos & ECN
+    if outer == CE and inner == NOT_ECT:
+        raise Dropped(Reason.ECN, "it was marked as congested on its way, and its ends do not know of such marks")
+    if not (outer == CE or (outer == ECT_1 and inner == ECT_0)) or outer == inner:
+        return packet
+    frame, at = packet.frame, ETHERNET + 1
+    if packet.ip.version == 4:
+        changed = frame[:at] + bytes([frame[at] & ~ECN | outer]) + frame[at + 1 :]
+        old, new = number(frame[ETHERNET : ETHERNET + 2]), number(changed[ETHERNET : ETHERNET + 2])
+        changed = with_checksum(changed, ETHERNET + 10, mended(number(frame[ETHERNET + 10 : ETHERNET + 12]), old, new))
     else:
-        return None
-    own = [str(ipaddress.ip_address(address)) for address in view.vteps(view.host)]
-    if later or destination not in own or len(frame) < udp + UDP_HEADER:
-        return None
-    if number(frame[udp + 2 : udp + 4]) != VXLAN_PORT:
-        return None
-    if more:
-        raise Dropped(Reason.OUTER_FRAGMENT, f"the outer packet from {source} is a fragment")
-    vxlan = frame[udp + UDP_HEADER : udp + UDP_HEADER + VXLAN_HEADER]
-    if len(vxlan) < VXLAN_HEADER or not vxlan[0] & VXLAN_VALID:
-        raise Dropped(Reason.MALFORMED_TUNNEL, f"no valid VXLAN header in the packet from {source}")
-    return Outer(vtep=source, vni=number(vxlan[4:7]), frame=frame[udp + UDP_HEADER + VXLAN_HEADER :])
+        changed = frame[:at] + bytes([frame[at] & ~(ECN << 4) | outer << 4]) + frame[at + 1 :]
+    ip = msgspec.structs.replace(packet.ip, tos=packet.ip.tos & ~ECN | outer)
+    return msgspec.structs.replace(packet, frame=changed, ip=ip)
+
+
+def mended(checksum: int, old: int, new: int) -> int:
+    """A checksum after a change of one word: HC' = ~(~HC + ~m + m'), RFC 1624 equation 3."""
+    total = (~checksum & 0xFFFF) + (~old & 0xFFFF) + new
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF

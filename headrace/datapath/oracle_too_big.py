@@ -4,35 +4,25 @@ from __future__ import annotations
 
 import ipaddress
 
-import msgspec
-
 from headrace.datapath.frame import checksum, octets, transport_checksum, with_checksum
 from headrace.datapath.oracle_admit import Entry
 from headrace.datapath.oracle_forward import Receiver
+from headrace.datapath.oracle_view import Surroundings
 from headrace.datapath.packet import ETHERNET, ICMP, ICMPV6, SYN, TCP, Ip, Packet, is_icmp, number
+from headrace.datapath.wires import room
 
 LONGEST_ANSWER = {4: 576, 6: 1280}
 """Octets of an answer from its IP header on, by IP version."""
 LEAST = {4: 0, 6: 1280}
 """The smallest MTU that an answer tells, by IP version."""
-OUTER = {4: 50, 6: 70}
-"""Octets that VXLAN puts around an inner IP packet, by the outer IP version; inner Ethernet is among them."""
+SERVICE_TAG = 4
+"""Octets of an 802.1ad tag; devices take one of 802.1Q beside their MTU."""
 IP_AND_TCP = {4: 40, 6: 60}
 DONT_FRAGMENT = 0x40
 TCP_HEADER = 20
 END, NOTHING, MSS = 0, 1, 2
 """Kinds of TCP options (RFC 9293 section 3.2)."""
 NO_UNICAST = {4: ipaddress.ip_network("224.0.0.0/3"), 6: ipaddress.ip_network("ff00::/8")}
-
-
-class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
-    """What desired state does not tell of a host.
-
-    ``underlay_mtu``: of the egress device towards other hosts, None: wide enough for all. ``mss_clamp``: as configured.
-    """
-
-    underlay_mtu: int | None = None
-    mss_clamp: bool = False
 
 
 def longest(packet: Packet, gso_size: int) -> int:
@@ -45,10 +35,16 @@ def longest(packet: Packet, gso_size: int) -> int:
 
 def path_mtu(entry: Entry, receiver: Receiver, surroundings: Surroundings) -> int:
     """Octets of the longest IP packet that may go to a receiver."""
-    if receiver.vtep is None or surroundings.underlay_mtu is None:
+    segment = entry.network.segment
+    if receiver.port is not None:
         return entry.network.mtu
-    left = surroundings.underlay_mtu - OUTER[ipaddress.ip_address(receiver.vtep).version]
-    return min(entry.network.mtu, left)
+    if receiver.vtep is None:
+        device = (surroundings.physical or {}).get(segment.physical_network or "")
+        around = SERVICE_TAG if segment.service_vlan is not None else 0
+    else:
+        device = surroundings.underlay_mtu
+        around = room(segment.wire, ipaddress.ip_address(receiver.vtep).version)
+    return entry.network.mtu if device is None else min(entry.network.mtu, device - around)
 
 
 def answer(packet: Packet, mtu: int) -> bytes | None:

@@ -6,36 +6,86 @@ Only repeated answers are kept; there is no table.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from functools import cached_property
+
+import msgspec
 
 from headrace.datapath.decision import IpAddress, IpNetwork
 from headrace.model import Network, Port, State
+from headrace.model.segment import Wire
+
+
+class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+    """What desired state does not tell of a host.
+
+    ``underlay_mtu``: of the egress device towards other hosts, None: wide enough for all. ``mss_clamp``, ``any_vtep``:
+    as configured. ``mac``: of the uplink, None: not known, and so every frame is addressed to it. ``next_hops``:
+    VTEP -> MAC of those on the link; None: each VTEP is, and known. ``physical``: physical network -> MTU of the device
+    that leads to it; None: to each one does a device that is wide enough.
+    """
+
+    underlay_mtu: int | None = None
+    mss_clamp: bool = False
+    any_vtep: bool = False
+    mac: str | None = None
+    next_hops: Mapping[str, str] | None = None
+    physical: Mapping[str, int] | None = None
 
 
 class View:
     """One host's view of a state."""
 
-    def __init__(self, state: State, host: str) -> None:
+    def __init__(self, state: State, host: str, surroundings: Surroundings | None = None) -> None:
         self.state = state
         self.host = host
+        self.surroundings = surroundings or Surroundings()
         self._ports: dict[str, list[Port]] = {}
         self._members: dict[str, list[IpNetwork]] = {}
         self._contains: dict[tuple[str, IpAddress], bool] = {}
 
     def port_here(self, port: str) -> Port | None:
-        """A port of this host, on a network that exists."""
-        found = self.state.ports.get(port)
-        if found is None or found.host != self.host or found.network not in self.state.networks:
-            return None
-        return found
+        """A port of this host, on a network that exists and is reached from here."""
+        return self.here.get(port)
 
-    def network_by_vni(self, vni: int) -> Network | None:
-        """The network on a VNI, if a port bound to this host is on it."""
-        here = {port.network for port in self.state.ports.values() if port.host == self.host}
-        for network in self.state.networks.values():
-            if network.segment.id == vni and network.id in here:
-                return network
-        return None
+    @cached_property
+    def here(self) -> dict[str, Port]:
+        """The ports of this host by id, in that order."""
+        found = sorted(self.state.ports_on(self.host).items())
+        return {name: port for name, port in found if self.reaches(self.state.networks.get(port.network))}
+
+    def reaches(self, network: Network | None) -> bool:
+        """Whether a network exists, and has a device here if it is a physical network's."""
+        if network is None:
+            return False
+        devices = self.surroundings.physical
+        return not network.segment.is_physical or devices is None or network.segment.physical_network in devices
+
+    def network_at(self, place: tuple[Wire, str, int, int]) -> Network | None:
+        """The network on a segment (Segment.place), if a port bound to this host is on it."""
+        names = sorted({port.network for port in self.here.values()})
+        found = (self.state.networks[name] for name in names)
+        return next((network for network in found if network.segment.place == place), None)
+
+    def learnt_here(self, learnt: tuple[str, str], network: Network) -> Port | None:
+        """The local port of a network behind which a MAC was learnt; None: it was learnt elsewhere."""
+        kind, name = learnt
+        port = self.port_here(name) if kind == "port" else None
+        return port if port is not None and port.network == network.id else None
+
+    @cached_property
+    def wires(self) -> set[Wire]:
+        """The wires that networks with ports here travel on, and VXLAN's."""
+        return {"vxlan", *(self.state.networks[port.network].segment.wire for port in self.here.values())}
+
+    def sub_port(self, trunk: Port, vid: int) -> Port | None:
+        """The sub-port whose frames carry a VID on a trunk's device; of several, the first by id."""
+        return next((port for port in self.here.values() if port.parent == trunk.id and port.vlan == vid), None)
+
+    def is_up(self, port: Port) -> bool:
+        """Whether a port here is administratively up and has a device, its own or its trunk's."""
+        trunk = self.here.get(port.parent) if port.parent is not None else port
+        return port.admin_up and trunk is not None and trunk.parent is None
 
     def ports_of(self, network: Network) -> list[Port]:
         """The network's ports that are bound to some host."""
@@ -69,6 +119,25 @@ class View:
             if host.id != self.host and wanted in [ipaddress.ip_address(address) for address in host.vteps]:
                 return host.id
         return None
+
+    def sender(self, source: str, wire: Wire) -> str | None:
+        """The other host that a tunnelled frame came from; None: nobody's VTEP.
+
+        ``source``: a VTEP, or, of NSH over Ethernet, the MAC of one's next hop.
+        """
+        if wire != "nsh-ethernet":
+            return self.host_of_vtep(source)
+        for host in self.state.hosts:
+            vtep = None if host == self.host else self.vtep_of(host)
+            mac = self.next_hop(vtep) if vtep is not None else None
+            if mac is not None and source in {mac, vtep}:
+                return host
+        return None
+
+    def next_hop(self, vtep: str) -> str | None:
+        """The MAC of a VTEP's next hop; "" if nothing is known of any."""
+        known = self.surroundings.next_hops
+        return "" if known is None else known.get(str(ipaddress.ip_address(vtep)))
 
     def stateful(self, port: Port) -> bool:
         """Whether a port tracks connections."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from headrace import abi
 from headrace.datapath.bpfmap import Map
@@ -12,7 +12,8 @@ from headrace.datapath.decision import IpAddress, Key, Place
 from headrace.datapath.oracle_tcp import TcpSide
 from headrace.datapath.packet import TCP
 from headrace.datapath.reader import Reader
-from headrace.stages.view import address_octets
+from headrace.model import Segment
+from headrace.stages.view import address_octets, segment_number, segment_place
 
 NS_PER_MS = 1_000_000
 Fragmented = tuple[Place, str, str, int, int]
@@ -21,16 +22,19 @@ Fragmented = tuple[Place, str, str, int, int]
 class Recalled(Connections):
     """A host's connections, first fragments and learnt MACs, fetched one by one; what the oracle adds stays here.
 
-    ``ports``: index -> id of the local ports. Times are milliseconds of CLOCK_MONOTONIC.
+    ``ports``, ``physicals``: index -> id of the local ports, and of physical networks. Times are milliseconds of
+    CLOCK_MONOTONIC.
     """
 
-    def __init__(self, reader: Reader, ports: Mapping[int, str]) -> None:
+    def __init__(self, reader: Reader, ports: Mapping[int, str], physicals: Mapping[int, str]) -> None:
         super().__init__()
         self._reader = reader
         self._ports = ports
+        self._physicals = physicals
         self._indices = {port: index for index, port in ports.items()}
+        self._numbers = {name: number for number, name in physicals.items()}
         self._asked: set[Key] = set()
-        self.learnt = Learnt(reader.maps["hr_learnt"], ports, vteps(reader))
+        self.learnt = Learnt(reader.maps["hr_learnt"], ports, vteps(reader), self._segment)
 
     def live(self, key: Key, now: int) -> Connection | None:
         if key not in self._asked:
@@ -91,14 +95,18 @@ class Recalled(Connections):
         return Key(source, destination, key.proto, key.sport, key.dport, self._place(key.where))
 
     def _place(self, where: int) -> Place:
-        if where >> abi.WHERE_SHIFT == abi.Where.VXLAN:
-            return Place("vxlan", where & ((1 << abi.WHERE_SHIFT) - 1))
-        return Place("port", self._ports.get(where, f"index {where}"))
+        if where >> abi.WHERE_SHIFT == abi.Where.PORT:
+            return Place("port", self._ports.get(where, f"index {where}"))
+        wire, physical, service, number = segment_place(where, self._physicals)
+        return Place("segment", Segment.on(wire, number, physical, service))
 
     def _where(self, place: Place) -> int | None:
-        if place.kind == "vxlan":
-            return abi.Where.VXLAN << abi.WHERE_SHIFT | int(place.id)
-        return self._indices.get(str(place.id))
+        return self._segment(place.id) if isinstance(place.id, Segment) else self._indices.get(place.id)
+
+    def _segment(self, segment: Segment) -> int | None:
+        if segment.is_physical and segment.physical_network not in self._numbers:
+            return None
+        return segment_number(segment, self._numbers.get(segment.physical_network or "", 0))
 
     def _first_fragment(self, name: Fragmented) -> FirstFragment | None:
         place, source, destination, protocol, identity = name
@@ -121,28 +129,39 @@ class Recalled(Connections):
         )
 
 
-class Learnt(dict[tuple[int, str], tuple[str, str]]):
-    """(VNI, MAC) -> where it was learnt, fetched when asked for."""
+class Learnt(dict[tuple[Segment, str], tuple[str, str]]):
+    """(segment, MAC) -> where it was learnt, fetched when asked for. ``number``: how the tables name a segment."""
 
-    def __init__(self, table: Map, ports: Mapping[int, str], vteps: Mapping[int, str]) -> None:
+    def __init__(
+        self,
+        table: Map,
+        ports: Mapping[int, str],
+        vteps: Mapping[int, str],
+        number: Callable[[Segment], int | None],
+    ) -> None:
         super().__init__()
         self._table = table
         self._ports = ports
         self._vteps = vteps
+        self._number = number
 
-    def get(self, key: tuple[int, str], default: object = None) -> object:  # type: ignore[override]
+    def get(self, key: tuple[Segment, str], default: object = None) -> object:  # type: ignore[override]
         if key not in self and (found := self._fetch(*key)) is not None:
             self[key] = found
         return super().get(key, default)
 
-    def _fetch(self, vni: int, mac: str) -> tuple[str, str] | None:
-        segment = abi.Where.VXLAN << abi.WHERE_SHIFT | vni
-        value = self._table.lookup(abi.FdbKey(segment=segment, mac=bytes.fromhex(mac.replace(":", ""))).pack())
+    def _fetch(self, segment: Segment, mac: str) -> tuple[str, str] | None:
+        number = self._number(segment)
+        if number is None:
+            return None
+        value = self._table.lookup(abi.FdbKey(segment=number, mac=bytes.fromhex(mac.replace(":", ""))).pack())
         if value is None:
             return None
         found = abi.Learnt.unpack(value)
-        known, kind, number = (self._vteps, "vtep", found.vtep) if found.vtep else (self._ports, "port", found.endpoint)
-        return (kind, known[number]) if number in known else None
+        if found.vtep and segment.is_physical:
+            return "wire", ""
+        known, kind, place = (self._vteps, "vtep", found.vtep) if found.vtep else (self._ports, "port", found.endpoint)
+        return (kind, known[place]) if place in known else None
 
 
 def tcp_side(side: abi.TcpSide) -> TcpSide:
@@ -156,7 +175,7 @@ def tcp_side(side: abi.TcpSide) -> TcpSide:
 def vteps(reader: Reader) -> dict[int, str]:
     """Index -> address of the other hosts' tunnel endpoints."""
     pairs = ((abi.VtepKey.unpack(key), abi.Vtep.unpack(value)) for key, value in reader.maps["hr_vteps"].items())
-    return {vtep.vtep: str(address(key.addr)) for key, vtep in pairs}
+    return {vtep.vtep: str(address(key.addr)) for key, vtep in pairs if key.addr[0] != abi.VTEP_MAC}
 
 
 def address(octets: bytes) -> IpAddress:

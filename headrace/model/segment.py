@@ -87,6 +87,23 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """Whether it is a physical network's, with no outer headers but tags."""
         return self.type in {"flat", "vlan"}
 
+    @classmethod
+    def on(cls, wire: Wire, number: int, physical_network: str = "", service_vlan: int = 0) -> Segment:
+        """The one that ``place`` is of, as ``plain`` has it. Raises ValueError for what no wire can have."""
+        if wire == "physical":
+            kind = "vlan" if number or service_vlan else "flat"
+            service = service_vlan or None
+            return cls(type=kind, id=number or None, physical_network=physical_network, service_vlan=service)  # type: ignore[arg-type]
+        kind, _, transport = wire.partition("-")
+        return cls(type=kind, id=number, transport=transport or None).plain  # type: ignore[arg-type]
+
+    @property
+    def plain(self) -> Segment:
+        """The same, without a transport that goes without saying: what two equal ones are equal by."""
+        if self.transport is not None and self.transport == TRANSPORTS[self.type][0]:
+            return msgspec.structs.replace(self, transport=None)
+        return self
+
     @property
     def wire(self) -> Wire:
         """What it travels on."""

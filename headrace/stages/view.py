@@ -15,6 +15,7 @@ import msgspec
 from headrace import abi
 from headrace.model import Network, Port, Segment, State
 from headrace.model.offer import Surroundings
+from headrace.model.segment import Wire
 from headrace.stages.memo import Memo, Table
 
 Tables = dict[str, Table]
@@ -217,6 +218,23 @@ def segment_number(segment: Segment, physical: int = 0) -> int:
     if segment.is_physical:
         number |= physical << abi.PHYSICAL_SHIFT | (segment.service_vlan or 0) << abi.SERVICE_SHIFT
     return abi.Where[segment.wire.replace("-", "_").upper()] << abi.WHERE_SHIFT | number
+
+
+def segment_place(number: int, physicals: Mapping[int, str]) -> tuple[Wire, str, int, int]:
+    """The segment that the datapath names by a number (Segment.place). ``physicals``: their names by number here."""
+    wire: Wire = abi.Where(number >> abi.WHERE_SHIFT).name.lower().replace("_", "-")  # type: ignore[assignment]
+    identity = number & abi.WHERE_ID
+    if wire != "physical":
+        return wire, "", 0, identity
+    physical = identity >> abi.PHYSICAL_SHIFT
+    name = physicals.get(physical, f"physical network {physical}")
+    return wire, name, identity >> abi.SERVICE_SHIFT & abi.VID, identity & abi.VID
+
+
+def segment_text(number: int, physicals: Mapping[int, str]) -> str:
+    """The same in words, as Segment.text has them, also of a number that no segment has."""
+    wire, name, service, identity = segment_place(number, physicals)
+    return f"{wire} {identity}" if wire != "physical" else Segment.on(wire, identity, name, service).text
 
 
 def address_octets(address: Address) -> bytes:

@@ -24,16 +24,24 @@ from headrace.datapath.decision import RULE_NONE, Arrival, Output, Refusal
 from headrace.datapath.dry import Dry, Outcome
 from headrace.datapath.libbpf import Object, Program
 from headrace.datapath.ringbuf import RingBuffer
+from headrace.model import Segment
 from headrace.model import State as Desired
 from headrace.stages import Device, Memo, Tables, View, compile_parts
 from headrace.stages.view import flat, rule_id
 from headrace.testing import observation as seen
+from headrace.testing import outer
 from headrace.testing.clang import compile_bpf
 from headrace.testing.memory import Memory, span
 from headrace.testing.observation import Counts, Hook, Observed
-from headrace.testing.stand import DEVICES, STRANGER, UPLINK, Stand
+from headrace.testing.stand import DEVICES, STRANGER, UPLINK, WIRES, Stand, underlay_mac
 
 CONNECTIONS = 1024
+PHYSICAL = ("physnet1", "physnet2")
+"""Physical networks that a host has devices to, unless told otherwise."""
+TAGGED = 18
+"""Octets of the shortest frame with a tag: the kernel lets no shorter one through."""
+ECN_AND_CHECKSUM = 26
+"""Octets of an inner frame among which there is what changes when it comes out (RFC 6040)."""
 NOTHING = abi.Conclusion(reason=0xFFFFFFFF)
 SHORTEST = 54
 """Test runs of Linux 6.18 refuse frames that end in their IP header: longer ones are given, and cut by the prelude."""
@@ -46,18 +54,39 @@ struct {
 	__type(value, __u32);
 } entries SEC(".maps");
 
+/* The tag beside the frame as it leaves, protocol << 16 | TCI; 0: none. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} beside SEC(".maps");
+
+/* What it answers is the called program's verdict; the compiler must not take it for what is written here. */
+static __noinline int go(struct __sk_buff *skb, __u32 which)
+{
+	volatile int verdict = 100;
+
+	bpf_tail_call(skb, &entries, which);
+	return verdict;
+}
+
 /* cb[0]: a VLAN tag to take off, beside the frame; cb[1]: the length to cut it to. */
 static __always_inline int enter(struct __sk_buff *skb, __u32 which)
 {
-	__u32 vlan = skb->cb[0], length = skb->cb[1];
+	__u32 vlan = skb->cb[0], length = skb->cb[1], zero = 0, *tag;
+	int verdict;
 
 	skb->cb[0] = skb->cb[1] = 0;
 	if (length && bpf_skb_change_tail(skb, length, 0))
 		return 98;
-	if (vlan && bpf_skb_vlan_push(skb, __builtin_bswap16(0x8100), vlan & 0xfff))
+	if (vlan && bpf_skb_vlan_push(skb, __builtin_bswap16(vlan >> 16), vlan & 0xffff))
 		return 99;
-	bpf_tail_call(skb, &entries, which);
-	return 100;
+	verdict = go(skb, which);
+	tag = bpf_map_lookup_elem(&beside, &zero);
+	if (tag)
+		*tag = skb->vlan_present ? (__u32)__builtin_bswap16(skb->vlan_proto) << 16 | (skb->vlan_tci & 0xefff) : 0;
+	return verdict;
 }
 
 SEC("tc") int from_port(struct __sk_buff *skb)
@@ -84,6 +113,8 @@ class PacketHost:
         self.desired: Tables = {}
         self.host = ""
         self._options: dict[str, Any] = {}
+        self.physical: dict[str, str] = {}
+        """Physical network -> the device that leads to it."""
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as guard:
@@ -117,14 +148,17 @@ class PacketHost:
         quota: int = 0,
         whole: bool = False,
         mss_clamp: bool = False,
+        any_vtep: bool = False,
         underlay_mtu: int = 1500,
+        physical: tuple[str, ...] = PHYSICAL,
     ) -> None:
-        """Be ``host`` with nothing remembered. ``quota``, ``whole``, ``mss_clamp``: as View has them."""
+        """Be ``host`` with nothing remembered, and with devices to some physical networks. Others as View has them."""
         self.memory.clear()
         self.stand.narrow(underlay_mtu)
         self.host = host
         self.state = state
-        self.configure(quota=quota, whole=whole, mss_clamp=mss_clamp)
+        self.physical = dict(zip(physical, WIRES, strict=False))
+        self.configure(quota=quota, whole=whole, mss_clamp=mss_clamp, any_vtep=any_vtep)
 
     def configure(self, **options: Any) -> None:
         """Change options of ``start``, as an agent with another configuration does."""
@@ -136,12 +170,15 @@ class PacketHost:
         self.state, self._before = state, None
         devices = self._devices(state)
         own = state.hosts[self.host].vteps if self.host in state.hosts else ()
-        view = View(state, self.host, self.datapath.index, devices, own, memo=self._memo, **self._options)
+        self.stand.resolve(vtep for host in state.hosts.values() for vtep in host.vteps)
+        wires = {name: self._wire(device) for name, device in self.physical.items()}
+        around: dict[str, Any] = {"wires": wires, "next_hops": self.next_hops(), "memo": self._memo, **self._options}
+        view = View(state, self.host, self.datapath.index, devices, own, **around)
         self.ports.clear()
         self.ports.update({port.id: self.datapath.index.port(port.id) for port in view.local_ports})
         self.memory.names.update({index: port for port, index in self.ports.items()})
+        self.memory.physicals.update({self.datapath.index.physical(name): name for name in view.names["physical"]})
         self._rules = {rule_id(rule.id): rule.id for group in state.security_groups.values() for rule in group.rules}
-        self.stand.resolve(vtep for host in state.hosts.values() for vtep in host.vteps)
         parts = compile_parts(view)
         self.desired = flat(parts)
         return self.datapath.apply(parts)
@@ -157,7 +194,7 @@ class PacketHost:
 
     def _devices(self, state: Desired) -> dict[str, Device]:
         """In the order of port ids: every other one is said to be a veth, the first two of four to be on XDP."""
-        ports = sorted(state.ports_on(self.host))
+        ports = sorted(name for name, port in state.ports_on(self.host).items() if port.parent is None)
         if len(ports) > len(DEVICES):
             raise ValueError(f"{len(ports)} ports on host {self.host}; a PacketHost has {len(DEVICES)} devices")
         self._device = dict(zip(ports, DEVICES, strict=False))
@@ -165,6 +202,13 @@ class PacketHost:
             port: Device(ifindex=self.stand.index[name], name=name, peer=number % 2 == 0, xdp=number % 4 < 2)
             for number, (port, name) in enumerate(self._device.items())
         }
+
+    def next_hops(self) -> dict[str, str]:
+        """VTEP -> MAC of those on the underlay's link."""
+        return {address: mac for address, mac in self.stand.macs.items() if mac is not None}
+
+    def _wire(self, device: str) -> Device:
+        return Device(ifindex=self.stand.index[device], name=device, mtu=self.stand.wire_mtu)
 
     # Packets
 
@@ -186,43 +230,66 @@ class PacketHost:
 
     def ask(self, arrival: Arrival) -> Outcome | None:
         """What the dry programs say would happen; None of what they cannot be asked. Short frames are padded."""
-        frame = self.outer(arrival).ljust(SHORTEST, b"\0")
-        if arrival.vlan is not None:
+        frame, vlan = self.entering(arrival)
+        if vlan is not None:
             return None
         run = self._dry.from_uplink if arrival.port is None else self._dry.from_port
         with self.stand.inside():
-            return run(frame, self.entrance(arrival), arrival.gso_size)
+            return run(frame.ljust(SHORTEST, b"\0"), self.entrance(arrival), arrival.gso_size)
 
     def outer(self, arrival: Arrival) -> bytes:
-        """The frame as it enters: by tunnel with outer headers to the VTEP of ours that has the sender's family."""
-        if arrival.vtep is None or arrival.vni is None:
-            return arrival.frame
-        version = ipaddress.ip_address(arrival.vtep).version
+        """The frame as it enters, outer headers and all."""
+        return self.entering(arrival)[0]
+
+    def entering(self, arrival: Arrival) -> tuple[bytes, int | None]:
+        """The frame as it enters, and the tag that is beside it then, type << 16 | TCI.
+
+        By tunnel it has outer headers to the VTEP of ours that has the sender's family. The kernel takes the outer tag
+        off before tc sees a frame; where there can be no tag, one that is in the frame is left there all the same.
+        """
+        if arrival.vtep is not None and arrival.segment is not None:
+            return self._by_tunnel(arrival, arrival.vtep, arrival.segment), None
+        if arrival.vlan is not None:
+            return arrival.frame, arrival.vlan_type << 16 | arrival.vlan
+        tagged = arrival.frame[12:14] in {outer.SERVICE, outer.CUSTOMER} and len(arrival.frame) >= TAGGED
+        if tagged and (arrival.physical is not None or arrival.port in self._trunks()):
+            return arrival.frame[:12] + arrival.frame[16:], int.from_bytes(arrival.frame[12:16], "big")
+        return arrival.frame, None
+
+    def _trunks(self) -> set[str | None]:
+        return {port.parent for port in self.state.ports_on(self.host).values()} - {None}
+
+    def _by_tunnel(self, arrival: Arrival, vtep: str, segment: Segment) -> bytes:
+        version = ipaddress.ip_address(vtep).version
         own = [text for text in self.state.hosts[self.host].vteps if ipaddress.ip_address(text).version == version]
         if not own:
-            raise ValueError(f"host {self.host} has no VTEP that {arrival.vtep} could send to")
-        return seen.put_on(arrival.vtep, own[0], arrival.vni, arrival.frame)
+            raise ValueError(f"host {self.host} has no VTEP that {vtep} could send to")
+        source = self.next_hops().get(str(ipaddress.ip_address(vtep))) or underlay_mac(vtep)
+        macs = bytes.fromhex((self.stand.own_mac + source).replace(":", ""))
+        return outer.put_on(vtep, own[0], segment, arrival.frame, tos=arrival.tos, macs=macs)
 
     def entrance(self, arrival: Arrival) -> int:
         """Index of the device by which it enters."""
+        if arrival.physical is not None:
+            return self.stand.index[self.physical[arrival.physical]]
         return self.stand.index[UPLINK if arrival.port is None else self._device.get(arrival.port, STRANGER)]
 
     def _run_tc(self, arrival: Arrival) -> tuple[Observed, abi.Conclusion]:
-        which = "from_uplink" if arrival.port is None else "from_port"
-        frame, cut = self.outer(arrival), 0
-        program: Program = self.datapath.programs[f"hr_{which}"]
-        if arrival.vlan is not None or len(frame) < SHORTEST:
-            program = self._prelude.programs[which]
-            cut = len(frame) if len(frame) < SHORTEST else 0
-        context = seen.skb_context(self.entrance(arrival), gso_size=arrival.gso_size, vlan=arrival.vlan, length=cut)
+        frame, vlan = self.entering(arrival)
+        cut = len(frame) if len(frame) < SHORTEST else 0
+        program: Program = self._prelude.programs["from_uplink" if arrival.port is None else "from_port"]
+        context = seen.skb_context(self.entrance(arrival), gso_size=arrival.gso_size, vlan=vlan, length=cut)
         result = program.test_run(frame.ljust(SHORTEST, b"\0") if cut else frame, ctx=context)
         conclusion = self.conclusion()
         mark = seen.SKB.unpack(result.ctx_out)[0]
+        left = self._with_tag(result.data_out)
         if result.retval == seen.TC_ACT_UNSPEC:
-            assert result.data_out == frame, "a frame that is the kernel's goes on untouched"
-            observed = Observed(reason=Reason.NONE, verdict=result.retval, passed=True)
+            assert left == (frame if vlan is None else with_tag(frame, vlan)), "what is the kernel's goes on untouched"
+            flooded = conclusion.reason == Reason.FLOODED
+            observed = self._flooded() if flooded else Observed(reason=Reason.NONE, verdict=result.retval)
+            observed = replace(observed, verdict=result.retval, passed=True)
         elif result.retval == seen.TC_ACT_REDIRECT:
-            observed = self._left(result.data_out, conclusion.ifindex, result.retval, marked=mark == seen.MARK)
+            observed = self._left(left, conclusion.ifindex, result.retval, marked=mark == seen.MARK)
         elif result.retval == seen.TC_ACT_SHOT and conclusion.reason == Reason.FLOODED:
             observed = self._flooded()
         else:
@@ -230,10 +297,16 @@ class PacketHost:
             observed = Observed(reason=Reason.NONE, verdict=result.retval)
         return observed, conclusion
 
+    def _with_tag(self, frame: bytes) -> bytes:
+        """What left the last run, with the tag that was beside it."""
+        beside = int.from_bytes(self._prelude.maps["beside"].lookup(bytes(4)) or b"", "little")
+        return with_tag(frame, beside) if beside else frame
+
     def _run_xdp(self, arrival: Arrival) -> tuple[Observed, abi.Conclusion] | None:
         """None: XDP left it to tc, untouched or with nothing but its outer headers taken off."""
         which = "hr_xdp_from_uplink" if arrival.port is None else "hr_xdp_from_port"
-        frame = self.outer(arrival)
+        tunnelled = arrival.vtep is not None
+        frame = self.outer(arrival) if tunnelled else arrival.frame
         context = seen.xdp_context(self.entrance(arrival), len(frame))
         result = self.datapath.programs[which].test_run(frame, ctx=context)
         conclusion = self.conclusion()
@@ -244,7 +317,8 @@ class PacketHost:
                 assert result.data_out == frame, "XDP leaves to tc what it did not touch"
             else:
                 inner = result.data_out[start - meta :] if len(result.data_out) == end - meta else result.data_out
-                assert (inner, len(frame) - len(inner)) in {(frame[50:], 50), (frame[70:], 70)}, "only outer headers go"
+                assert len(inner) < len(frame), "outer headers go"
+                assert frame.endswith(inner[ECN_AND_CHECKSUM:]), "and nothing else"
             return None
         assert result.retval == seen.XDP_REDIRECT, f"retval {result.retval}"
         return self._left(result.data_out, conclusion.ifindex, result.retval, hook="xdp"), conclusion
@@ -253,20 +327,40 @@ class PacketHost:
         name = next((name for name, index in self.stand.index.items() if index == ifindex), "")
         assert name, f"redirected to device {ifindex}, which is none of ours"
         output = self._output(name, frame)
-        outer = frame if name == UPLINK else b""
-        return Observed(reason=Reason.NONE, verdict=verdict, hook=hook, outputs=(output,), marked=marked, outer=outer)
+        around, wires = (b"", ()) if output.port is not None else (frame, (self._physical(name),))
+        fields: dict[str, Any] = {"outputs": (output,), "outer": around, "wires": wires, "marked": marked}
+        return Observed(reason=Reason.NONE, verdict=verdict, hook=hook, **fields)
+
+    def _physical(self, device: str) -> str | None:
+        """The physical network that a device leads to."""
+        return next((name for name, found in self.physical.items() if found == device), None)
 
     def _output(self, device: str, frame: bytes) -> Output:
+        physical = self._physical(device)
+        if physical is not None:
+            segment, inner = outer.take_tags(frame, physical)
+            return Output(frame=inner, segment=segment)
         if device == UPLINK:
-            outer = seen.take_off(frame)
-            return Output(frame=outer.inner, vtep=outer.destination, vni=outer.vni, tos=outer.tos)
-        return Output(frame=frame, port=next(port for port, name in self._device.items() if name == device))
+            found = outer.take_off(frame)
+            vtep = found.destination or next((name for name, mac in self.next_hops().items() if mac == found.mac), "")
+            return Output(frame=found.inner, vtep=vtep, segment=found.segment, tos=found.tos)
+        port = next(port for port, name in self._device.items() if name == device)
+        return Output(frame=frame, port=self._of_trunk(port, frame))
+
+    def _of_trunk(self, trunk: str, frame: bytes) -> str:
+        """The port that a frame is for which leaves by a trunk's device: tags tell."""
+        if frame[12:14] != outer.CUSTOMER:
+            return trunk
+        vid = int.from_bytes(frame[14:16], "big")
+        ports = self.state.ports_on(self.host)
+        return min(name for name, port in ports.items() if (port.parent, port.vlan) == (trunk, vid))
 
     def _flooded(self) -> Observed:
         left = list(self.stand.copies())
         outputs = tuple(self._output(name, frame) for name, frame in left)
-        copies = tuple(frame for name, frame in left if name == UPLINK)
-        return Observed(reason=Reason.FLOODED, verdict=seen.TC_ACT_SHOT, outputs=outputs, copies=copies)
+        away = [(frame, self._physical(name)) for name, frame in left if name in {UPLINK, *WIRES}]
+        copies, wires = tuple(frame for frame, _ in away), tuple(wire for _, wire in away)
+        return Observed(reason=Reason.FLOODED, verdict=seen.TC_ACT_SHOT, outputs=outputs, copies=copies, wires=wires)
 
     def conclusion(self) -> abi.Conclusion:
         """What the last program on this CPU concluded."""
@@ -327,3 +421,8 @@ class PacketHost:
                 pair = getattr(counters, which)
                 counts.traffic.update({(name, which, "packets"): pair.packets, (name, which, "octets"): pair.octets})
         return counts
+
+
+def with_tag(frame: bytes, tag: int) -> bytes:
+    """A frame with the tag in it that was beside it."""
+    return frame[:12] + tag.to_bytes(4, "big") + frame[12:]

@@ -15,8 +15,9 @@ from headrace.datapath.binding import check, ffi, lib
 from headrace.datapath.bpf import Datapath
 from headrace.datapath.bpfmap import Map
 from headrace.datapath.decision import Key, Place
+from headrace.model import Segment
 from headrace.stages.compile import ORDER
-from headrace.stages.view import address_octets
+from headrace.stages.view import address_octets, segment_number, segment_place
 from headrace.testing.observation import key_of
 
 WITH_PACKETS = ("hr_flows", "hr_learnt", "hr_learnt_counts", "hr_fragments", "hr_fragment_slots")
@@ -26,12 +27,16 @@ TICK = 20 * NS_PER_MS
 
 
 class Memory:
-    """The tables that packets write. ``ports``: port id -> its index; ``names``: also those of ports that are gone."""
+    """The tables that packets write. ``ports``: port id -> its index; ``names``: also those of ports that are gone.
+
+    ``physicals``: the same of physical networks.
+    """
 
     def __init__(self, datapath: Datapath, ports: Mapping[str, int]) -> None:
         self._datapath = datapath
         self._ports = ports
         self.names: dict[int, str] = {}
+        self.physicals: dict[int, str] = {}
         self._aged: dict[int, tuple[list[int], int]] = {}
 
     def clear(self) -> None:
@@ -114,13 +119,13 @@ class Memory:
 
     def flow(self, key: Key) -> abi.Flow | None:
         """The flow entry of a key."""
-        kind, name = key.where
+        place = key.where.id
         packed = abi.FlowKey(
             saddr=address_octets(key.source),
             daddr=address_octets(key.destination),
             sport=key.sport,
             dport=key.dport,
-            where=self._ports[str(name)] if kind == "port" else abi.Where.VXLAN << abi.WHERE_SHIFT | int(name),
+            where=self.number(place) if isinstance(place, Segment) else self._ports[place],
             proto=key.protocol,
         ).pack()
         value = self._datapath.maps["hr_flows"].lookup(packed)
@@ -134,9 +139,15 @@ class Memory:
 
     def place(self, where: int) -> Place:
         """Where a flow key enters, in the model's words."""
-        if where >> abi.WHERE_SHIFT == abi.Where.VXLAN:
-            return Place("vxlan", where & ((1 << abi.WHERE_SHIFT) - 1))
-        return Place("port", self.names.get(where, f"index {where}"))
+        if where >> abi.WHERE_SHIFT == abi.Where.PORT:
+            return Place("port", self.names.get(where, f"index {where}"))
+        wire, physical, service, number = segment_place(where, self.physicals)
+        return Place("segment", Segment.on(wire, number, physical, service))
+
+    def number(self, segment: Segment) -> int:
+        """How the datapath names a segment."""
+        names = {name: number for number, name in self.physicals.items()}
+        return segment_number(segment, names.get(segment.physical_network or "", 0))
 
     def age(self, ms: int) -> None:
         """Let time pass for connections and fragments.

@@ -9,6 +9,7 @@ import contextlib
 import ipaddress
 import os
 import socket
+import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Self
@@ -18,11 +19,16 @@ from headrace.testing.topology import Topology
 DEVICES = tuple(f"port{number}" for number in range(9))
 """Devices for ports; STRANGER belongs to none."""
 STRANGER, UPLINK = "stranger", "uplink"
+WIRES = ("wire1", "wire2")
+"""Devices that lead to physical networks."""
 WIDE = 9216
 """MTU of the other devices: so that copies of what is too big come through."""
 NETWORKS = ("192.0.2.254/24", "2001:db8::ffff/64")
 """Our addresses on the underlay."""
 ETH_P_ALL = 3
+SOL_PACKET, PACKET_AUXDATA, TP_STATUS_VLAN_VALID = 263, 8, 1 << 4
+AUXDATA = struct.Struct("=I12xHH")
+"""``struct tpacket_auxdata`` of ``linux/if_packet.h``: status, VLAN TCI and TPID."""
 SENTINEL = b"\x02\xff\xff\xff\xff\xff" * 2 + b"\x88\xb5" + bytes(46)
 PATIENCE = 5
 """Seconds until a sentinel must have come through."""
@@ -33,6 +39,8 @@ class Stand:
 
     mtu = 1500
     """Of the uplink."""
+    wire_mtu = 1500
+    """Of the devices that lead to physical networks."""
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as guard:
@@ -81,15 +89,15 @@ class Stand:
         """(device, frame) of what left since; a sentinel sent after them says when all have arrived."""
         for name, far in self._far.items():
             self._near.sendto(SENTINEL, (name, ETH_P_ALL))
-            while (frame := far.recv(1 << 16)) != SENTINEL:
+            while (frame := hear(far)) != SENTINEL:
                 yield name, frame
 
     def _make_devices(self) -> None:
         self.macs: dict[str, str | None] = {}
         host = self._host = self._topology.host("host")
         host.sysctl("net.ipv6.conf.default.disable_ipv6", 1)  # the kernel shall say nothing by itself
-        names = (*DEVICES, STRANGER, UPLINK)
-        wide = {name: "" if name == UPLINK else f"mtu {WIDE}" for name in names}
+        names = (*DEVICES, STRANGER, UPLINK, *WIRES)
+        wide = {name: "" if name in {UPLINK, *WIRES} else f"mtu {WIDE}" for name in names}
         lines = [f"link add {name} {wide[name]} type veth peer name far-{name} {wide[name]}" for name in names]
         lines += [f"link set {end}{name} up arp off addrgenmode none" for name in names for end in ("", "far-")]
         host.run("ip -batch -", stdin="\n".join(lines))
@@ -108,9 +116,21 @@ class Stand:
         opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self._topology.on_exit(opened.close)
         if device:
+            opened.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
             opened.bind((device, ETH_P_ALL))
             opened.settimeout(PATIENCE)
         return opened
+
+
+def hear(far: socket.socket) -> bytes:
+    """A frame with the tag in it that the kernel has taken off."""
+    frame, beside, *_ = far.recvmsg(1 << 16, socket.CMSG_SPACE(AUXDATA.size))
+    for level, kind, data in beside:
+        if (level, kind) == (SOL_PACKET, PACKET_AUXDATA):
+            status, tci, protocol = AUXDATA.unpack(data[: AUXDATA.size])
+            if status & TP_STATUS_VLAN_VALID:
+                return frame[:12] + struct.pack("!HH", protocol, tci) + frame[12:]
+    return frame
 
 
 def underlay_mac(address: str) -> str:

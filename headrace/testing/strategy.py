@@ -19,7 +19,7 @@ import msgspec
 from hypothesis import strategies as st
 
 from headrace.datapath.connection import Connections
-from headrace.datapath.decision import Arrival, Decision, Dropped
+from headrace.datapath.decision import Arrival, Decision, Dropped, Output
 from headrace.datapath.notation import describe
 from headrace.datapath.oracle import decide
 from headrace.datapath.packet import parse
@@ -160,7 +160,7 @@ def tell(scenario: Scenario) -> str:
         else:
             arrival = event.arrival if isinstance(event, Overtaken) else event
             decision = next(decisions)
-            outputs = ", ".join(output.port or f"{output.vtep}/{output.vni}" for output in decision.outputs)
+            outputs = ", ".join(map(went, decision.outputs))
             lines.append(f"{number}: {came(arrival)}: {line_of(arrival.frame)} -> {decision.reason.name} [{outputs}]")
             lines.append(f"    {arrival.frame.hex()}")
         if isinstance(event, Overtaken):
@@ -177,8 +177,21 @@ def changes(before: State, after: State) -> list[str]:
 
 
 def came(arrival: Arrival) -> str:
+    """How a frame enters, in words."""
     gso = f" (gso {arrival.gso_size})" if arrival.gso_size else ""
-    return (f"port {arrival.port}" if arrival.port else f"vtep {arrival.vtep} vni {arrival.vni}") + gso
+    if arrival.port is not None:
+        return f"port {arrival.port}{gso}"
+    if arrival.segment is not None:
+        return f"vtep {arrival.vtep} {arrival.segment.text} tos {arrival.tos:#x}{gso}"
+    return f"{arrival.physical or 'uplink'}{gso}"
+
+
+def went(output: Output) -> str:
+    """Where a copy goes, in words."""
+    if output.port is not None:
+        return output.port
+    assert output.segment is not None
+    return f"{output.vtep or 'wire'} {output.segment.text}"
 
 
 def line_of(frame: bytes) -> str:

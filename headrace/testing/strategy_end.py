@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 from headrace.datapath.decision import Arrival
-from headrace.model import AddressPair, Port, State
+from headrace.model import AddressPair, Port, Segment, State
 from headrace.testing.choice import Chooser
 from headrace.testing.packet import Somewhere
 from headrace.testing.strategy_state import HOST, PEER
@@ -64,10 +64,10 @@ class Ends:
         if self.both or port.host == HOST:
             return [Arrival(port=port.id, frame=frame, gso_size=gso_size)]
         vtep = self.choose.pick(FOREIGN) if self.choose.chance(4) else self.vtep(PEER)
-        return [Arrival(vtep=vtep, vni=self.vni(port), frame=frame, gso_size=gso_size)]
+        return [Arrival(vtep=vtep, segment=self.segment(port), frame=frame, gso_size=gso_size)]
 
-    def vni(self, port: Port) -> int:
-        return self.state.networks[port.network].segment.number
+    def segment(self, port: Port) -> Segment:
+        return self.state.networks[port.network].segment
 
     def vtep(self, host: str) -> str:
         """An address the host would send from to the other."""

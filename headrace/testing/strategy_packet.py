@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from headrace.datapath.decision import Arrival
-from headrace.model import Port, State
+from headrace.model import Port, Segment, State
 from headrace.testing import packet
 from headrace.testing.choice import Chooser, weighted
 from headrace.testing.packet import Somewhere
@@ -290,16 +290,16 @@ class Traffic(Ends):
         one, other = self.ends()
         frame = packet.udp(self.end(one, 4), self.end(other, 4), 1000, 53)
         kind = self.choose.pick(("vtep", "own vtep", "vni", "stranger"))
-        vtep, vni = self.vtep(PEER), self.vni(one)
+        vtep, segment = self.vtep(PEER), self.segment(one)
         if kind == "vtep":
             vtep = "192.0.2.99"
         elif kind == "own vtep":
             vtep = self.vtep(HOST)
         elif kind == "vni":
-            vni = self.choose.pick((1, 102, 0xFFFFFE))
+            segment = Segment(id=self.choose.pick((1, 102, 0xFFFFFE)))
         else:
             frame = packet.udp(STRANGER, self.end(other, 4), 1000, 53)
-        return [Arrival(vtep=vtep, vni=vni, frame=frame)]
+        return [Arrival(vtep=vtep, segment=segment, frame=frame)]
 
     def big(self) -> list[Arrival]:
         """Around the MTU of the network and of the underlay, and super-packets."""

@@ -24,12 +24,20 @@ from headrace.datapath.oracle import Surroundings, decide
 from headrace.datapath.oracle_tcp import TcpSide
 from headrace.datapath.oracle_view import View
 from headrace.datapath.packet import TCP
+from headrace.model import Segment
 from headrace.model import State as Desired
 from headrace.testing.host import SHORTEST, PacketHost
-from headrace.testing.observation import Counts, Hook, Observed, take_off
+from headrace.testing.observation import Counts, Hook, Observed
+from headrace.testing.outer import take_off
 from headrace.testing.pause import Pauser
 
-UNWALKED = {Reason.NO_PORT, Reason.OUTER_FRAGMENT, Reason.MALFORMED_TUNNEL}
+UNWALKED = {
+    Reason.NO_PORT,
+    Reason.OUTER_FRAGMENT,
+    Reason.MALFORMED_TUNNEL,
+    Reason.GENEVE_OPTION,
+    Reason.NSH_EXHAUSTED,
+}
 """Where a packet ends before its walk begins, and no conclusion is left."""
 LONGEST = 3500
 """Octets of a frame; a test run puts it into one page, with room around it."""
@@ -43,6 +51,7 @@ ADMITTING = {
     Reason.FRAGMENT_TINY,
     Reason.TCP_INVALID,
     Reason.PORT_DOWN,
+    Reason.ECN,
 }
 """Reasons of admit, where the oracle does not weigh."""
 
@@ -63,18 +72,28 @@ class Twin:
         self.decision = Decision(reason=Reason.NONE)
         self.leaves = {"timeout"} if options.get("quota") else set()  # a port that presses its quota has shorter ones
         host.start(state, name, **options)
-        self.surroundings = Surroundings(underlay_mtu=host.stand.mtu, mss_clamp=options.get("mss_clamp", False))
+        self.surroundings = Surroundings(
+            underlay_mtu=host.stand.mtu,
+            mss_clamp=options.get("mss_clamp", False),
+            any_vtep=options.get("any_vtep", False),
+            mac=host.stand.own_mac,
+            next_hops=host.next_hops(),
+            physical=dict.fromkeys(host.physical, host.stand.wire_mtu),
+        )
 
     def apply(self, state: Desired) -> None:
         """Change desired state; what the datapath then forgets is taken from the oracle too."""
         self.state = state
         self.host.apply(state)
-        used = {self._vni_of(port) for port in state.ports}
-        vteps = set(map(View(state, self.name).vtep_of, state.hosts.keys() - {self.name}))
+        self.surroundings = replace(self.surroundings, next_hops=self.host.next_hops())
+        view = View(state, self.name, self.surroundings)
+        segments = {name: state.networks[port.network].segment.plain for name, port in view.here.items()}
+        vteps = set(map(view.vtep_of, state.hosts.keys() - {self.name}))
         self.memory.learnt = {
-            (vni, mac): (kind, name)
-            for (vni, mac), (kind, name) in self.memory.learnt.items()
-            if (vni == self._vni_of(name) if kind == "port" else vni in used and name in vteps)
+            (segment, mac): (kind, name)
+            for (segment, mac), (kind, name) in self.memory.learnt.items()
+            if (segment == segments.get(name) if kind == "port" else segment in segments.values())
+            and (kind != "vtep" or name in vteps)
         }
 
     def narrow(self, mtu: int) -> None:
@@ -170,13 +189,6 @@ class Twin:
             assert was == now == by_xdp, f"{part}: first {was}, then {now}, by XDP {by_xdp}"
         return second
 
-    def _vni_of(self, port: str) -> int | None:
-        """The VNI of a port that is here."""
-        found = self.state.ports.get(port)
-        if found is None or found.host != self.name or found.network not in self.state.networks:
-            return None
-        return self.state.networks[found.network].segment.id
-
     def _differences(self, arrival: Arrival, observed: Observed) -> list[str]:
         decision = self.decision
         checks: dict[str, tuple[Any, Any]] = {
@@ -187,7 +199,7 @@ class Twin:
                 sorted((refusal.port, refusal.reason) for refusal in decision.refused),
                 sorted((refusal.port, refusal.reason) for refusal in observed.refused),
             ),
-            "concluded": (not decision.passed and decision.reason not in UNWALKED, observed.concluded),
+            "concluded": (self._concludes(), observed.concluded),
             "connection": (decision.connection, observed.connection),
             "counters": (shown(self._expected_counts(arrival, observed)), shown(observed.counts)),
             "remembered": (self._remembered(self.memory), self._compared(self.host.memory.facts())),
@@ -202,12 +214,18 @@ class Twin:
         if observed.concluded and decision.reason == Reason.NONE:
             found += self._differing_rule("from", decision.rule_from, decision.allowed_from, observed)
             found += self._differing_rule("to", decision.rule_to, decision.allowed_to, observed)
-        if observed.outer:
+        if observed.outer and observed.wires == (None,):
             outer = take_off(observed.outer)
-            known = self.host.stand.macs.get(outer.destination) or "00:00:00:00:00:00"
+            known = self.host.stand.macs.get(observed.outputs[0].vtep or "") or "00:00:00:00:00:00"
             if outer.mac != known:
                 found.append(f"next hop towards {outer.destination}: it has {known}, the programs say {outer.mac}")
         return found + self.host.memory.inconsistencies()
+
+    def _concludes(self) -> bool:
+        """Whether the packet's walk begins, and so leaves a conclusion."""
+        if self.decision.passed and self.decision.reason == Reason.NONE:
+            return False
+        return self.decision.reason not in UNWALKED
 
     def _padding_matters(self, arrival: Arrival) -> bool:
         """Whether a frame too short to be asked about is another one when it is padded."""
@@ -216,8 +234,8 @@ class Twin:
 
     def _other_than_foretold(self, foretold: Outcome, observed: Observed) -> list[str]:
         """What the dry programs said differently a moment ago."""
-        frames = [one.frame for one in observed.outputs]
-        tunnelled = bool(observed.outer) and not foretold.reason
+        frames = [self._without_tag(one) for one in observed.outputs]
+        tunnelled = observed.wires == (None,) and not foretold.reason
         left = take_off(foretold.frame).inner if tunnelled else foretold.frame
         pairs: dict[str, tuple[Any, Any]] = {
             "reason": (foretold.reason, observed.reason),
@@ -233,21 +251,25 @@ class Twin:
             pairs["frame"] = (left[: len(frames[0])].hex(), frames[0].hex())  # it was padded if it is short
         return [f"{what}: foretold {told}, happened {got}" for what, (told, got) in pairs.items() if told != got]
 
+    def _without_tag(self, output: Output) -> bytes:
+        """The frame that left as test runs show it: its tag is beside it."""
+        port = self.state.ports.get(output.port or "")
+        return output.frame if port is None or port.parent is None else output.frame[:12] + output.frame[16:]
+
     def _expected_counts(self, arrival: Arrival, observed: Observed) -> Counts:
         """The value of every counter, from the decision alone."""
         decision = self.decision
-        here = arrival.port or ""
-        known = self.name == getattr(self.state.ports.get(here), "host", None)
+        here = decision.port or ""
         weight = Counter({"packets": decision.packets, "octets": decision.octets})
         counts = Counts()
 
         def add(port: str, which: str) -> None:
             counts.traffic.update({(port, which, unit): number for unit, number in weight.items()})
 
-        if decision.passed:
+        if decision.passed and decision.reason == Reason.NONE and not decision.outputs:
             return counts
         if decision.reason != Reason.NONE:
-            counts.reasons[here if known else "", decision.reason] += 1
+            counts.reasons[here, decision.reason] += 1
         for refusal in decision.refused:
             counts.reasons[refusal.port, refusal.reason] += 1
         if decision.reason not in UNWALKED and not observed.replayed:
@@ -292,14 +314,19 @@ def sent(port: str, frame: bytes, **fields: Any) -> Arrival:
     return Arrival(port=port, frame=frame, **fields)
 
 
-def tunnelled(frame: bytes, vtep: str = "192.0.2.2", vni: int = 100) -> Arrival:
-    """An inner frame by tunnel."""
-    return Arrival(vtep=vtep, vni=vni, frame=frame)
+def tunnelled(
+    frame: bytes, vtep: str = "192.0.2.2", vni: int = 100, *, segment: Segment | None = None, **fields: Any
+) -> Arrival:
+    """An inner frame by tunnel, on a VNI of VXLAN or another segment. ``fields``: ``tos``."""
+    return Arrival(vtep=vtep, segment=segment or Segment(id=vni), frame=frame, **fields)
 
 
-def places(outputs: tuple[Output, ...]) -> list[tuple[str, str, int, int, str]]:
+def places(outputs: tuple[Output, ...]) -> list[tuple[str, str, str, int, str]]:
     """Outputs in an order, without rules."""
-    return sorted((one.port or "", one.vtep or "", one.vni or 0, one.tos, one.frame.hex()) for one in outputs)
+    return sorted(
+        (one.port or "", one.vtep or "", one.segment.text if one.segment else "", one.tos, one.frame.hex())
+        for one in outputs
+    )
 
 
 def shown(counts: Counts) -> dict[Any, int]:

@@ -44,7 +44,7 @@ def test_drops_are_shown_as_they_happen(scene: Scene) -> None:
         assert read.stdout is not None
         row = json.loads(told.stdout.read())
         assert (row["reason"], row["to"]) == ("ACL_TO_PORT", b.port.id)
-        assert row["entered"] == f"vxlan {scene.network.segment.id}"
+        assert row["entered"] == scene.network.segment.text
         assert row["packet"] == "udp 10.0.0.1:4000 > 10.0.0.2:53"
         assert "ACL_TO_PORT" in read.stdout.read()
         assert (told.returncode, read.returncode) == (0, 0)

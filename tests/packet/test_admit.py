@@ -12,7 +12,8 @@ from headrace.abi import Reason
 from headrace.datapath.decision import Arrival
 from headrace.model import Host
 from headrace.testing import packet
-from headrace.testing.observation import TC_ACT_SHOT, put_on
+from headrace.testing.observation import TC_ACT_SHOT
+from headrace.testing.outer import put_on
 from headrace.testing.packet import Somewhere
 from headrace.testing.twin import Twin, sent, tunnelled
 from headrace.testing.world import ANY, group, network, port

@@ -18,7 +18,7 @@ from headrace.model import AddressPair
 from headrace.model import State as Desired
 from headrace.testing import packet
 from headrace.testing.host import PacketHost
-from headrace.testing.observation import put_on
+from headrace.testing.outer import put_on
 from headrace.testing.packet import Somewhere
 from headrace.testing.twin import Twin, sent, tunnelled
 from headrace.testing.world import OUT, group, network, port, rule, subnet

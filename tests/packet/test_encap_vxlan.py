@@ -12,9 +12,10 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Raw
 
 from headrace.abi import Reason
-from headrace.model import Host
+from headrace.model import Host, Segment
 from headrace.testing import packet
-from headrace.testing.observation import TC_ACT_REDIRECT, take_off
+from headrace.testing.observation import TC_ACT_REDIRECT
+from headrace.testing.outer import take_off
 from headrace.testing.packet import BROADCAST
 from headrace.testing.stand import underlay_mac
 from headrace.testing.twin import Twin, sent
@@ -88,7 +89,7 @@ def test_a_flow_keeps_its_source_port_and_flows_spread(twin: MakeTwin) -> None:
 def test_the_largest_and_the_smallest_vni(twin: MakeTwin) -> None:
     for vni in (1, 0xFFFFFF):
         asked = twin(*STATE, network("blue", vni))
-        assert take_off(asked.thrice(sent("a", packet.udp(A, C, 1, 2))).outer).vni == vni
+        assert take_off(asked.thrice(sent("a", packet.udp(A, C, 1, 2))).outer).segment == Segment(id=vni)
 
 
 # The next hop

@@ -113,7 +113,7 @@ def test_a_decision_that_was_overtaken_is_stale(
         assert {output.port or output.vtep for output in observed.outputs} == {
             output.port or output.vtep for output in expected.outputs
         }
-        assert [output.vni for output in observed.outputs] == [output.vni for output in expected.outputs]
+        assert [output.segment for output in observed.outputs] == [output.segment for output in expected.outputs]
         assert observed.replayed is (hook == "tc" and expected.reason == Reason.NONE)
 
 

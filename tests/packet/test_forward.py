@@ -11,7 +11,7 @@ import pytest
 
 from headrace import abi
 from headrace.abi import Reason
-from headrace.model import Host, Object
+from headrace.model import Host, Object, Segment
 from headrace.model import State as Desired
 from headrace.stages.view import segment_number
 from headrace.testing import packet
@@ -180,9 +180,9 @@ def test_our_own_vtep_may_change(twin: MakeTwin) -> None:
 def test_the_vni_of_a_network_may_change(twin: MakeTwin) -> None:
     asked = twin(*STATE)
     arrival = sent("a", packet.udp(A, C, 1, 2))
-    assert asked.thrice(arrival).outputs[0].vni == 100
+    assert asked.thrice(arrival).outputs[0].segment == Segment(id=100)
     change(asked, network("blue", 300))
-    assert asked.thrice(arrival).outputs[0].vni == 300
+    assert asked.thrice(arrival).outputs[0].segment == Segment(id=300)
     assert asked.thrice(tunnelled(packet.udp(C, A, 1, 2))).reason == Reason.UNKNOWN_SEGMENT
 
 
@@ -359,7 +359,7 @@ def teach(asked: Twin, frame: bytes) -> None:
         context = skb_context(asked.host.entrance(arrival))
         asked.host.datapath.programs["hr_from_uplink"].test_run(asked.host.outer(arrival), ctx=context)
     mac = ":".join(f"{octet:02x}" for octet in frame[6:12])
-    asked.memory.learnt[100, mac] = ("vtep", "192.0.2.2")
+    asked.memory.learnt[Segment(id=100), mac] = ("vtep", "192.0.2.2")
     for _ in asked.host.stand.copies():
         pass
     asked.host.forget_counts()

@@ -15,7 +15,7 @@ import pytest
 from headrace.abi import Reason
 from headrace.datapath.decision import Arrival
 from headrace.testing import packet
-from headrace.testing.observation import put_on
+from headrace.testing.outer import put_on
 from headrace.testing.twin import Twin, sent, tunnelled
 from headrace.testing.world import ANY, group, network, port
 

@@ -15,7 +15,8 @@ from headrace.datapath.decision import Arrival
 from headrace.model import Host, Object
 from headrace.model import State as Desired
 from headrace.testing import packet
-from headrace.testing.observation import XDP, XDP_PASS, XDP_REDIRECT, Hook, put_on, xdp_context
+from headrace.testing.observation import XDP, XDP_PASS, XDP_REDIRECT, Hook, xdp_context
+from headrace.testing.outer import put_on
 from headrace.testing.packet import Somewhere
 from headrace.testing.twin import Twin, sent, tunnelled
 from headrace.testing.wait import wait_until

@@ -16,7 +16,7 @@ from headrace.datapath.sampling import Watch
 from headrace.errors import Unavailable
 from headrace.testing import packet
 from headrace.testing.host import PacketHost
-from headrace.testing.observation import put_on
+from headrace.testing.outer import put_on
 from headrace.testing.packet import Somewhere
 from headrace.testing.twin import Twin, sent, tunnelled
 from headrace.testing.wait import wait_until

@@ -310,7 +310,7 @@ def test_a_host_shows_heartbeat_and_applied_revision(applied: Command, url: str)
 
 def test_networks(applied: Command) -> None:
     shown = json.loads(applied("network", "show", "Blue", "-o", "json").output)
-    assert (shown["segment"], shown["subnets"], shown["ports"], shown["hosts"]) == (100, ["10.0.0.0/24"], 1, 1)
+    assert (shown["segment"], shown["subnets"], shown["ports"], shown["hosts"]) == ("vxlan 100", ["10.0.0.0/24"], 1, 1)
     with pytest.raises(NotFound, match="network red does not exist; `headrace network list`"):
         applied("network", "show", "red")
 

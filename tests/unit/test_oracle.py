@@ -10,7 +10,7 @@ import pytest
 import headrace
 from headrace.abi import Reason
 from headrace.datapath.decision import Arrival, Decision
-from headrace.model import AddressPair, Host
+from headrace.model import AddressPair, Host, Segment
 from headrace.testing import packet
 from headrace.testing.packet import Somewhere
 from headrace.testing.world import ANY, OUT, World, group, network, port
@@ -71,7 +71,9 @@ def test_outputs_carry_the_frame_as_it_was_sent(world: World) -> None:
         ("b", None, packet.tcp(A, B, 1, 80))
     ]
     there = send(world, packet.tcp(A, FAR, 1, 80, tos=0xB9))
-    assert [(output.vtep, output.vni, output.tos) for output in there.outputs] == [("192.0.2.2", 100, 0xB9)]
+    assert [(output.vtep, output.segment, output.tos) for output in there.outputs] == [
+        ("192.0.2.2", Segment(id=100), 0xB9)
+    ]
     six = send(world, packet.tcp(A, FAR, 1, 80, family=6, tc=0x2E))
     assert [output.tos for output in six.outputs] == [0x2E]
 
@@ -88,8 +90,10 @@ def test_a_vtep_of_a_family_that_both_have(world: World) -> None:
 def test_from_tunnel_to_tunnel(world: World) -> None:
     frame = packet.udp(FAR, Somewhere("02:00:00:00:00:08", ("10.0.0.8",)), 1, 2)
     world.put(port("third", "blue", 8, "any", host="h3"), Host(id="h3", vteps=("192.0.2.3",)))
-    assert world.arrive("h1", Arrival(vtep="192.0.2.2", vni=100, frame=frame)).reason == Reason.TUNNEL_LOOP
-    known = Arrival(vtep="192.0.2.2", vni=100, frame=packet.udp(A, FAR, 1, 2))
+    assert (
+        world.arrive("h1", Arrival(vtep="192.0.2.2", segment=Segment(id=100), frame=frame)).reason == Reason.TUNNEL_LOOP
+    )
+    known = Arrival(vtep="192.0.2.2", segment=Segment(id=100), frame=packet.udp(A, FAR, 1, 2))
     assert world.arrive("h1", known).reason == Reason.TUNNEL_LOOP
 
 
@@ -101,7 +105,7 @@ def test_learning(world: World) -> None:
     assert send(world, to_virtual).outputs[0].vtep == "192.0.2.2"
     assert world.send("b", gratuitous).receivers == ["a", "far"]
     assert send(world, to_virtual).outputs[0].port == "b"
-    assert world.memory["h1"].learnt == {(100, VRRP): ("port", "b")}
+    assert world.memory["h1"].learnt == {(Segment(id=100), VRRP): ("port", "b")}
     world.put(port("b", "blue", 2, "any", host="h2"))
     assert send(world, to_virtual).reason == Reason.UNKNOWN_MAC, "the port left"
 
@@ -125,7 +129,7 @@ def test_nothing_is_learnt_from_what_the_from_side_drops(world: World) -> None:
     assert world.memory["h1"].learnt == {}
     world.put(port("b", "blue", 2, "any", address_pairs=(AddressPair(address="10.0.0.100", mac=VRRP),)))
     assert send(world, packet.udp(VIRTUAL, A, 1, 2), "b").reason == Reason.ACL_TO_PORT
-    assert world.memory["h1"].learnt == {(100, VRRP): ("port", "b")}
+    assert world.memory["h1"].learnt == {(Segment(id=100), VRRP): ("port", "b")}
 
 
 def test_a_frame_to_its_own_learnt_mac(world: World) -> None:
@@ -172,7 +176,9 @@ def test_a_flood_that_nobody_gets(world: World) -> None:
 
 def test_what_came_by_tunnel_never_leaves_by_tunnel(world: World) -> None:
     world.put(Host(id="h3", vteps=("192.0.2.3",)), port("third", "blue", 8, "any", host="h3"))
-    decision = world.arrive("h1", Arrival(vtep="192.0.2.2", vni=100, frame=packet.arp(FAR, "10.0.0.77")))
+    decision = world.arrive(
+        "h1", Arrival(vtep="192.0.2.2", segment=Segment(id=100), frame=packet.arp(FAR, "10.0.0.77"))
+    )
     assert {output.port for output in decision.outputs} == {"a", "b"}
 
 
@@ -222,13 +228,17 @@ def test_every_reason_is_tested() -> None:
     assert missing == ENVIRONMENT
 
 
+SHARED = {"headrace.abi", "headrace.errors", "headrace.model", "headrace.model.segment", "headrace.datapath"}
+
+
 def test_the_oracle_is_independent() -> None:
     """It must not share what it judges: no compilers, no tables, no driver."""
     folder = Path(headrace.__file__).parent / "datapath"
     names = ["connection", "decision", "frame", "journey", "notation", "oracle", "packet"]
     paths = [folder / f"{name}.py" for name in names] + sorted(folder.glob("oracle_*.py"))
-    own = {f"headrace.datapath.{path.stem}" for path in paths}
+    own = {f"headrace.datapath.{path.stem}" for path in paths} | {"headrace.datapath.wires"}
+    paths += sorted((folder / "wires").glob("*.py"))
     for path in paths:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("headrace"):
-                assert node.module in own | {"headrace.abi", "headrace.errors", "headrace.model", "headrace.datapath"}
+                assert node.module in own | SHARED

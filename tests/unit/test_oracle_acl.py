@@ -8,7 +8,7 @@ import pytest
 
 from headrace.abi import Reason
 from headrace.datapath.decision import Arrival, Decision
-from headrace.model import AddressGroup, AddressPair, Rule
+from headrace.model import AddressGroup, AddressPair, Rule, Segment
 from headrace.testing import packet
 from headrace.testing.packet import Somewhere
 from headrace.testing.world import ANY, OUT, World, group, network, port, rule
@@ -304,5 +304,5 @@ def test_tenants_with_the_same_addresses_do_not_meet() -> None:
     world.put(network("red", 200), port("ra", "red", 1, "sender"), port("rb", "red", 2, "receiver"))
     send(world, packet.tcp(A, B, 1000, 80))
     assert send(world, packet.tcp(B, A, 80, 1000, "SA"), "rb").reason == Reason.TCP_INVALID
-    by_red = Arrival(vtep="192.0.2.2", vni=200, frame=packet.tcp(B, A, 80, 1000, "A"))
+    by_red = Arrival(vtep="192.0.2.2", segment=Segment(id=200), frame=packet.tcp(B, A, 80, 1000, "A"))
     assert world.arrive("h1", by_red).reason == Reason.ACL_TO_PORT

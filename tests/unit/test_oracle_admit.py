@@ -10,7 +10,8 @@ from scapy.layers.inet6 import IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdr
 
 from headrace.abi import Reason
 from headrace.datapath.decision import Arrival, Dropped
-from headrace.datapath.oracle_admit import admit, take_outer
+from headrace.datapath.oracle_admit import admit
+from headrace.datapath.oracle_outer import Approach, approach, take_outer
 from headrace.datapath.oracle_view import View
 from headrace.datapath.packet import Ip, parse
 from headrace.testing import packet
@@ -37,8 +38,11 @@ def world() -> World:
 
 
 def reason(world: World, frame: bytes, name: str = "a", **fields: Any) -> Reason:
+    view = View(world.state, "h1")
     try:
-        admit(View(world.state, "h1"), Arrival(port=name, frame=frame, **fields))
+        found = approach(view, world.memory["h1"], Arrival(port=name, frame=frame, **fields))
+        assert found is not None
+        admit(view, found)
     except Dropped as dropped:
         return dropped.reason
     return Reason.NONE
@@ -243,7 +247,7 @@ def test_identifiers_of_icmp_queries(kind: int, ident: int) -> None:
 
 def by_tunnel(world: World, vtep: str, vni: int, frame: bytes = TCP4, host: str = "h1") -> Reason:
     try:
-        admit(View(world.state, host), Arrival(vtep=vtep, vni=vni, frame=frame))
+        admit(View(world.state, host), Approach(source=vtep, wire="vxlan", id=vni, frame=frame))
     except Dropped as dropped:
         return dropped.reason
     return Reason.NONE
@@ -274,7 +278,7 @@ def outer(world: World, frame: bytes) -> tuple[str, int] | Reason | None:
         taken = take_outer(View(world.state, "h1"), frame)
     except Dropped as dropped:
         return dropped.reason
-    return (taken.vtep, taken.vni) if taken else None
+    return (taken.source or "", taken.id) if taken else None
 
 
 @pytest.mark.parametrize(("source", "own"), [("192.0.2.2", "192.0.2.1"), ("2001:db8::2", "2001:db8::1")])

@@ -12,9 +12,10 @@ from scapy.packet import Packet, Raw
 
 from headrace.abi import Reason
 from headrace.datapath.decision import Arrival, Decision, Refusal
-from headrace.datapath.oracle_too_big import Surroundings, answer
+from headrace.datapath.oracle_too_big import answer
+from headrace.datapath.oracle_view import Surroundings
 from headrace.datapath.packet import parse
-from headrace.model import Host
+from headrace.model import Host, Segment
 from headrace.testing import packet
 from headrace.testing.packet import Somewhere
 from headrace.testing.world import ANY, World, group, network, port
@@ -209,7 +210,7 @@ def test_copies_of_a_flood(world: World) -> None:
 def test_what_came_by_tunnel_is_not_judged(world: World) -> None:
     world.put(network("blue", mtu=1280))
     frame = packet.udp(FAR, A, 1, 2, payload=bytes(1400))
-    assert world.arrive("h1", Arrival(vtep="192.0.2.2", vni=100, frame=frame)).reason == Reason.NONE
+    assert world.arrive("h1", Arrival(vtep="192.0.2.2", segment=Segment(id=100), frame=frame)).reason == Reason.NONE
 
 
 def syn(options: list[Any], flags: str = "S", to: Somewhere = B, family: int = 4, **fields: Any) -> bytes:

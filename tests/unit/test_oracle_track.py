@@ -9,7 +9,7 @@ import pytest
 from headrace.abi import Reason, State
 from headrace.datapath.connection import Connection
 from headrace.datapath.decision import Arrival, Decision, Place
-from headrace.model import Rule
+from headrace.model import Rule, Segment
 from headrace.testing import packet
 from headrace.testing.packet import Somewhere
 from headrace.testing.world import ANY, OUT, World, group, network, port, rule
@@ -123,8 +123,8 @@ def test_keys_over_the_wire(world: World) -> None:
     near, there = only(world, "h1"), only(world, "h2")
     assert near.reply is not None
     assert there.reply is not None
-    assert (near.original.where, near.reply.where) == (Place("port", "a"), Place("vxlan", 100))
-    assert (there.original.where, there.reply.where) == (Place("vxlan", 100), Place("port", "b"))
+    assert (near.original.where, near.reply.where) == (Place("port", "a"), Place("segment", Segment(id=100)))
+    assert (there.original.where, there.reply.where) == (Place("segment", Segment(id=100)), Place("port", "b"))
     assert (near.tracks_from, near.tracks_to) == (True, False)
     assert (there.tracks_from, there.tracks_to) == (False, True)
     journey = world.send("b", packet.tcp(B, A, 80, 1000, "SA"))
@@ -479,7 +479,7 @@ def test_a_quote_behind_extension_headers_is_not_followed(world: World) -> None:
 def test_the_receiver_moves_to_another_host(world: World) -> None:
     forth(world, "S")
     world.put(port("b", "blue", 2, "server", host="h2"))
-    answer = Arrival(vtep="192.0.2.2", vni=100, frame=packet.tcp(B, A, 80, 1000, "A"))
+    answer = Arrival(vtep="192.0.2.2", segment=Segment(id=100), frame=packet.tcp(B, A, 80, 1000, "A"))
     assert world.arrive("h1", answer).reason == Reason.ACL_TO_PORT, "nothing told this host yet"
     assert forth(world, "A").connection == State.SYN_SENT
     assert only(world).reply is not None

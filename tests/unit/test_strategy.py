@@ -12,7 +12,7 @@ from headrace.abi import State as ConnectionState
 from headrace.datapath.connection import Connections
 from headrace.datapath.decision import RULE_NONE, Arrival, Decision
 from headrace.datapath.oracle import decide
-from headrace.model import State
+from headrace.model import Segment, State
 from headrace.testing.choice import Seeded, some, weighted
 from headrace.testing.play import shortened
 from headrace.testing.strategy import Overtaken, Pause, Scenario, Stale, judge, scenario_of, scenarios, states, tell
@@ -123,18 +123,18 @@ def check(state: State, host: str, arrival: Arrival, decision: Decision) -> None
             assert receiver.host == host
             assert receiver.admin_up
             assert decision.reason == Reason.ANSWERED or receiver.id != arrival.port, "nothing is echoed"
-            assert segment_of(state, arrival) == state.networks[receiver.network].segment.id, "tenants never meet"
+            assert segment_of(state, arrival) == state.networks[receiver.network].segment, "tenants never meet"
             assert decision.reason == Reason.ANSWERED or output.rule != RULE_NONE
         else:
             assert arrival.port is not None, "nothing goes from tunnel to tunnel"
-            assert output.vni == segment_of(state, arrival)
+            assert output.segment == segment_of(state, arrival)
         assert decision.reason == Reason.ANSWERED or output.frame == arrival.frame
     if arrival.port is not None and state.ports[arrival.port].port_security and decision.reason == Reason.NONE:
         assert decision.rule_from not in {RULE_NONE, "OPEN", "REMOTE"}
 
 
-def segment_of(state: State, arrival: Arrival) -> int | None:
-    return arrival.vni if arrival.port is None else state.networks[state.ports[arrival.port].network].segment.id
+def segment_of(state: State, arrival: Arrival) -> Segment | None:
+    return arrival.segment if arrival.port is None else state.networks[state.ports[arrival.port].network].segment
 
 
 @QUICK

@@ -20,6 +20,7 @@ CONNECTIONS = (
     *("goes_to", "allowed_by"),
 )
 PORTS = ("port", "connections", "quota", "half_open", "evicted", "refused", "walks", "over_budget")
+STATES = ("new", "assured", "stateless", "syn_sent", "syn_received", "established", "closing", "time_wait", "closed")
 LIMIT = 1000
 TOP = 10
 
@@ -31,11 +32,24 @@ def flow() -> None:
 
 @flow.command("list")
 @click.option("--port", "wanted", help="Only those of a port (id, name or device).")
+@click.option(
+    "--state", "states", multiple=True, type=click.Choice(STATES, case_sensitive=False), help="Only those in it."
+)
+@click.option("--walked", is_flag=True, help="Only those whose next packet takes the walk, which says why.")
 @click.option("-c", "--connection", "whole", is_flag=True, help="A row a connection instead of a row a direction.")
 @click.option("--limit", type=click.IntRange(0), default=LIMIT, show_default=True, help="At most so many; 0: all.")
 @output_option
 @on_this_host
-def list_(local: Local, output: str, wanted: str | None, limit: int, *, whole: bool) -> None:
+def list_(
+    local: Local,
+    output: str,
+    wanted: str | None,
+    states: tuple[str, ...],
+    limit: int,
+    *,
+    walked: bool,
+    whole: bool,
+) -> None:
     """What is forwarded here, with counters, and whether packets replay a decision or take the walk, and why."""
     from headrace.cli.connection import Explainer, matching
 
@@ -43,8 +57,10 @@ def list_(local: Local, output: str, wanted: str | None, limit: int, *, whole: b
         explainer = Explainer(reader, names)
         index = port_index(names, wanted) if wanted else None
         found: Iterator[abi.Conn] = matching(reader, index)
-        told = (explainer.connection(conn) for conn in found)
+        told = (row for conn in found if (row := explainer.connection(conn)) and chosen(row, states, walked=walked))
         rows = told if whole else itertools.chain.from_iterable(map(directions, told))
+        if walked and not whole:
+            rows = (row for row in rows if not row["decided"])
         kept = list(itertools.islice(rows, limit or None))
         more = next(rows, None) is not None
     if output == "table":
@@ -104,6 +120,12 @@ def top(local: Local, output: str, number: int, interval: float) -> None:
     if output == "table":
         kept = [row | {"quota": row["quota"] or "any"} for row in kept]
     show_list(output, PORTS, kept, "no ports are here")
+
+
+def chosen(row: dict[str, Any], states: tuple[str, ...], *, walked: bool) -> bool:
+    """Whether a connection is one of those asked for."""
+    ways = [row[name] for name in ("original", "reply") if row[name]]
+    return (not states or row["state"] in states) and (not walked or not all(way["decided"] for way in ways))
 
 
 def directions(row: dict[str, Any]) -> Iterator[dict[str, Any]]:

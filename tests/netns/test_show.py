@@ -35,6 +35,9 @@ def test_a_connection_is_shown_with_all_that_is_known_of_it(scene: Scene) -> Non
         source = ends[0].getsockname()[1]
         (sent,) = shown(h1, "flow", "list", "-c", "--port", a.port.id)
         (got,) = shown(h2, "flow", "list", "-c", "--port", b.port.id)
+        mine = ("flow", "list", "-c", "--port", a.port.id)
+        assert [row["id"] for row in shown(h1, *mine, "--state", "ESTABLISHED")] == [sent["id"]]
+        assert shown(h1, *mine, "--state", "closed", "--state", "new") == []
     key = f"tcp 10.0.0.1:{source} > 10.0.0.2:80"
     assert (sent["original"]["key"], got["original"]["key"]) == (key, key)
     assert (sent["state"], got["state"]) == ("established", "established")
@@ -76,6 +79,8 @@ def test_why_packets_walk(scene: Scene) -> None:
         assert not rows["udp"]["reply"]["decided"]
         assert rows["udp"]["reply"]["why"] == "waiting for the first reply"
         assert rows["tcp"]["reply"]["why"] is None
+        walked = shown(host, "flow", "list", "--port", b.port.id, "--walked", "--state", "NEW")
+        assert [row["why"] for row in walked] == ["waiting for the first reply"]
         scene.put(scene.group("g", *OUT, WEB))
         (row,) = (
             row for row in shown(host, "flow", "list", "--port", b.port.id) if row["key"].startswith("udp 10.0.0.1")

@@ -32,8 +32,13 @@ help: ## this list
 demo: deps bpf ## two hosts, an overlay and a firewall under a real Neutron (root); ONCE=1 runs through and ends
 	@$(PYTHON) -m headrace.testing.demo $(if $(ONCE),--once)
 
-bench: deps deps-bench bpf ## every measurement, one table each (root, under 40 minutes)
-	@$(PYTHON) -m bench
+bench: deps deps-bench bpf ## every measurement but the wires', one table each (root, under 40 minutes)
+	@$(PYTHON) -m bench $(if $(filter wire,$(MAKECMDGOALS)),--only wire --rounds 3)
+
+bench-wire: deps deps-bench bpf ## every wire beside VXLAN and beside the parties' own (root, 12 minutes); also: make bench wire
+	@$(PYTHON) -m bench --only wire --rounds 3
+wire: $(if $(filter bench,$(MAKECMDGOALS)),,bench-wire)
+	@:
 
 bench-quick: deps deps-bench bpf ## the headline rows (root, two minutes)
 	@$(PYTHON) -m bench --quick
@@ -148,5 +153,5 @@ build/wheel.stamp: $(OBJECTS) $(shell find headrace -type f -not -name '*.pyc') 
 
 include $(wildcard $(COMPILED:.o=.d))
 
-.PHONY: $(CHECKS) $(SUITES:%=test-%) help demo bench bench-quick wheel test test-stock test-lab test-equivalence check deps deps-bench bpf abi docs \
+.PHONY: $(CHECKS) $(SUITES:%=test-%) help demo bench bench-wire wire bench-quick wheel test test-stock test-lab test-equivalence check deps deps-bench bpf abi docs \
 	format lock clean

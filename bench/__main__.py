@@ -11,20 +11,27 @@ import click
 
 from bench.build import PROGRAMS, program
 from bench.contender import Registry
-from bench.dimension import DIMENSIONS, quick_dimensions
+from bench.dimension import DIMENSIONS, Dimension, quick_dimensions
 from bench.harness import Bench, Plan
 from bench.process import CommandError, SetupError
 from bench.report import print_tables, write
+from bench.wire import WIRE_DIMENSIONS, quick_wire_dimensions
 
 RESULTS = Path(__file__).parent / "results"
 ROUNDS, ROUNDS_QUICK = 7, 3
 SECONDS = 1.0
 MINUTES = 40.0
 
+ALL = (*DIMENSIONS, *WIRE_DIMENSIONS)
+QUICK = (*quick_dimensions(), *quick_wire_dimensions())
+NAMES = tuple(dict.fromkeys(name for each in ALL for name in (each.group, each.name) if name))
+
 
 @click.command(context_settings={"max_content_width": 120})
 @click.option("--quick", is_flag=True, help=f"The headline rows: {ROUNDS_QUICK} rounds, under two minutes.")
-@click.option("--only", multiple=True, type=click.Choice([each.name for each in DIMENSIONS]), help="Just this one.")
+@click.option(
+    "--only", multiple=True, type=click.Choice(NAMES), help="Just this one, or this group; all but the wires'."
+)
 @click.option("--contenders", default="", help="Just these, with commas: " + ",".join(Registry.PLACES))
 @click.option("--rounds", type=click.IntRange(1), help=f"Interleaved rounds; {ROUNDS} or, quick, {ROUNDS_QUICK}.")
 @click.option("--seconds", type=click.FloatRange(0.1), default=SECONDS, show_default=True, help="Of a measurement.")
@@ -41,9 +48,9 @@ def main(
     unknown = chosen - Registry.PLACES.keys()
     if unknown:
         raise click.BadParameter(f"{', '.join(sorted(unknown))}: there are {', '.join(Registry.PLACES)}")
-    dimensions = tuple(each for each in (quick_dimensions() if quick else DIMENSIONS) if not only or each.name in only)
+    dimensions = chosen_dimensions(frozenset(only), quick=quick)
     if not dimensions:
-        raise click.BadParameter(f"--quick has only {', '.join(each.name for each in quick_dimensions())}")
+        raise click.BadParameter(f"--quick has only {', '.join(each.name for each in QUICK)}")
     plan = Plan(
         dimensions=dimensions,
         contenders=chosen or None,
@@ -70,6 +77,13 @@ def main(
         if bench.outcome.rows:
             write(results, bench.outcome, plan, began)
             print_tables(bench.outcome, dimensions, plan)
+
+
+def chosen_dimensions(only: frozenset[str], *, quick: bool) -> tuple[Dimension, ...]:
+    """Those of a name or a group asked for; without one, those of no group."""
+    return tuple(
+        each for each in (QUICK if quick else ALL) if (only & {each.name, each.group} if only else not each.group)
+    )
 
 
 def say(text: str) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.headrace_contender import CONNECTIONS, HeadraceTc
+from bench.headrace_contender import HeadraceTc
 from bench.process import CommandError
+from bench.rules import CONNECTIONS
 from bench.traffic import connection_rate
 from headrace import abi
 from headrace.datapath.bpf import OBJECTS, Sizes

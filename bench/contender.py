@@ -39,7 +39,7 @@ class Contender(Protocol):
 
     def setup(self, wiring: Wiring, site: Site) -> None:
         """Connect, with ``bench.rules.make_rules(site.rules)`` on the way out of a and on the way into b; stateful;
-        the members of ``site`` are a group that both workloads are in.
+        the members of ``site`` are a group that both workloads are in, and its wire joins the hosts.
 
         Return when traffic flows. Raise ``SetupError`` if this machine cannot; ``teardown`` is called in any case.
         """
@@ -89,6 +89,7 @@ class Registry:
     PLACES: ClassVar[dict[str, str]] = {
         "headrace-tc": "bench.headrace_contender:HeadraceTc",
         "headrace-xdp": "bench.headrace_contender:HeadraceXdp",
+        "headrace-vxlan": "bench.headrace_contender:HeadraceVxlan",
         "linux": "bench.linux:Linux",
         "linux-open": "bench.linux:LinuxOpen",
         "ovs": "bench.ovs:Ovs",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Literal
 
 from bench.ageing import ageing
@@ -10,7 +10,7 @@ from bench.clouded import CHANGES, changing
 from bench.cpu import Spinner, bpf_stats, program_costs, program_counters
 from bench.flood import syn_flood
 from bench.process import CommandError
-from bench.rules import Site
+from bench.rules import CONNECTIONS, Site
 from bench.tables import applying
 from bench.traffic import Stand, blast, connection_rate, round_trip, tcp_bulk
 
@@ -36,7 +36,7 @@ FLOOD_QUOTA = 65536
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One place on the axes. ``only``: measure just these contenders here. The last three: as in ``Site``."""
+    """One place on the axes. ``only``: measure just these contenders here. Those after it: as in ``Site``."""
 
     rules: int
     parameters: dict[str, int | str] = field(default_factory=dict)
@@ -45,10 +45,13 @@ class Point:
     members: int = 0
     ports: int = 0
     quota: int = 0
+    wire: str = "vxlan"
+    underlay: Literal[4, 6] = 4
+    connections: int = CONNECTIONS
 
     @property
     def site(self) -> Site:
-        return Site(rules=self.rules, members=self.members, ports=self.ports, quota=self.quota)
+        return Site(**{each.name: getattr(self, each.name) for each in fields(Site)})
 
     def labels(self) -> dict[str, int | str]:
         ports: dict[str, int | str] = {"ports": self.kind} if self.kind != "veth" else {}
@@ -58,10 +61,10 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Dimension:
-    """``limit``: the contender that shows what this machine allows at most; None if there is no such thing.
+    """``limit``: the contender that shows what can be had at most; None if there is no such thing.
 
     ``units``: of each quantity that ``measure`` gives. ``awake``: run a spinner meanwhile. ``rounds``: at most so many;
-    ``takes``: seconds of one, where it takes its own time.
+    ``takes``: seconds of one, where it takes its own time. ``group``: measured only when that is asked for.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Dimension:
     awake: bool = False
     rounds: int | None = None
     takes: float | None = None
+    group: str = ""
 
     def against(self) -> tuple[str, ...]:
         """Whom the others are compared to."""

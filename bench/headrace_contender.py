@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -13,8 +14,8 @@ import msgspec
 from bench.contender import Passive, Sink
 from bench.journal import JOURNAL, Undo
 from bench.process import Daemon, SetupError, run
-from bench.rules import MEMBERS, Site, make_members, make_rules
-from bench.wiring import VNI, WORKLOAD_MTU
+from bench.rules import MEMBERS, PHYSICAL_NETWORK, Site, make_members, make_rules
+from bench.wiring import WORKLOAD_MTU
 from headrace import abi
 from headrace.datapath.bpfmap import Map
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from bench.wiring import Host, Wiring
 
 PROTOCOLS = {"tcp": 6, "udp": 17}
-CONNECTIONS = 2_097_152
 WAIT_S = 30.0
 ELSEWHERE, ELSEWHERE_VTEP = "elsewhere", "192.168.77.9"
 """Where a group's members are that no workload plays."""
@@ -55,18 +55,20 @@ class HeadraceTc(Passive):
         self._agents: list[Daemon] = []
         self._bpf: dict[str, Path] = {}
         self._undos: list[Undo] = []
+        self._connections = 0
 
     def setup(self, wiring: Wiring, site: Site) -> None:
+        self._connections = site.connections
         place, gone = JOURNAL.directory("hrb-")
         self._undos.append(gone)
         # JSON is YAML, and is read a hundred times faster where there are ten thousand objects.
         (place / "state.yaml").write_bytes(msgspec.json.encode(desired(wiring, site, self.hook)))
         for host in wiring.hosts:
             plug_more(host, site.ports)
-            self._start(host, place, site.quota)
+            self._start(host, place, site)
         self._wait(wiring, WAIT_S + (site.rules + site.members + 10 * site.ports) / 200)
 
-    def _start(self, host: Host, place: Path, quota: int) -> None:
+    def _start(self, host: Host, place: Path, site: Site) -> None:
         bpf = place / f"bpf-{host.name}"
         bpf.mkdir()
         self._undos.append(JOURNAL.note(Undo("umount", str(bpf))))
@@ -74,9 +76,11 @@ class HeadraceTc(Passive):
         self._bpf[host.name] = bpf
         config = place / f"{host.name}.toml"
         lines = [f'host = "{host.name}"', f'state = "{place}/state.yaml"', f'uplinks = ["{host.uplink}"]']
-        lines += [f'bpf = "{bpf}/headrace"', f'run = "{place}/run-{host.name}"', f"connections = {CONNECTIONS}"]
+        lines += [f'bpf = "{bpf}/headrace"', f'run = "{place}/run-{host.name}"', f"connections = {site.connections}"]
         # Mostly one port sends everything here, so it may have every connection; Linux and OVS know no quota either.
-        lines += [f'uplink_hook = "{self.hook}"', 'log = "warning"', f"quota = {quota}"]
+        lines += [f'uplink_hook = "{self.hook}"', 'log = "warning"', f"quota = {site.quota}"]
+        if site.segment.is_physical:
+            lines += [f'physical_networks = {{ {PHYSICAL_NETWORK} = "{host.uplink}" }}']
         config.write_text("\n".join(lines) + "\n")
         self._agents.append(Daemon(str(COMMAND), "agent", "--config", str(config), namespace=host.namespace))
 
@@ -115,7 +119,7 @@ class HeadraceTc(Passive):
         return {
             "tables": sum(sum(table.values()) for table in maps) / 2**20,
             "agents": sum(agent.resident() for agent in self._agents) / 2**20,
-            "direction": states / (2 * CONNECTIONS * len(maps)),
+            "direction": states / (2 * self._connections * len(maps)),
         }
 
 
@@ -130,6 +134,15 @@ class HeadraceXdp(HeadraceTc):
     def setup(self, wiring: Wiring, site: Site) -> None:
         wiring.offloads_off()
         super().setup(wiring, site)
+
+
+class HeadraceVxlan(HeadraceTc):
+    """``HeadraceTc`` with VXLAN, whatever the site's wire is: what our other wires are measured by."""
+
+    name = "headrace-vxlan"
+
+    def setup(self, wiring: Wiring, site: Site) -> None:
+        super().setup(wiring, dataclasses.replace(site, wire="vxlan"))
 
 
 def plug_more(host: Host, count: int) -> None:
@@ -158,7 +171,7 @@ def desired(wiring: Wiring, site: Site, hook: str) -> dict[str, Any]:
         for number, rule in enumerate(make_rules(site.rules, group=bool(site.members)))
     ]
     return {
-        "networks": [{"id": "bench", "segment": {"id": VNI}, "mtu": WORKLOAD_MTU}],
+        "networks": [{"id": "bench", "segment": msgspec.to_builtins(site.segment), "mtu": WORKLOAD_MTU}],
         "hosts": [
             *({"id": host.name, "vteps": [host.underlay]} for host in wiring.hosts),
             {"id": ELSEWHERE, "vteps": [ELSEWHERE_VTEP]},

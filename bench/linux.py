@@ -1,4 +1,4 @@
-"""Linux bridge + kernel VXLAN, with nftables and conntrack as Neutron's hybrid firewall has them, and without."""
+"""Linux bridge + kernel tunnel, with nftables and conntrack as Neutron's hybrid firewall has them, and without."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from typing import TYPE_CHECKING
 
 from bench.contender import Passive, Sink
 from bench.journal import JOURNAL, Undo
+from bench.linux_wire import OUTER, bridge
 from bench.process import CommandError, SetupError, run
 from bench.rules import MEMBERS, OVERLAY_V4, OVERLAY_V6, Rule, Site, make_members, make_rules
-from bench.wiring import VNI, WORKLOAD_MTU, Host, Wiring, ip
 
 if TYPE_CHECKING:
     from typing import ClassVar
 
-VXLAN_PORT = 4789
+    from bench.wiring import Host, Wiring
+
 IDLE_TIMEOUT_S = 900
 CONNECTIONS = 4_000_000
 BUCKETS = 1_048_576
 
 
 class LinuxOpen(Passive):
-    """No firewall. Forwarding entries are static on both bridge and vxlan device: no learning, no flooding."""
+    """No firewall. Forwarding entries are static on both bridge and tunnel: no learning, no flooding."""
 
     name = "linux-open"
     sink: Sink = "xdp"
 
     def setup(self, wiring: Wiring, site: Site) -> None:
-        del site
         for host in wiring.hosts:
-            bridge(wiring, host)
+            bridge(host, wiring.other(host), site)
         wiring.check()
 
 
@@ -47,11 +47,12 @@ class Linux(LinuxOpen):
         self._limits.raise_()
         self._hosts = wiring.hosts
         for host in wiring.hosts:
-            bridge(wiring, host)
+            bridge(host, wiring.other(host), site)
             # This kernel has no nf_conntrack_bridge, so bridged packets are handed to the IP hooks instead.
             settings = {
                 "net.bridge.bridge-nf-call-iptables": 1,
                 "net.bridge.bridge-nf-call-ip6tables": 1,
+                "net.bridge.bridge-nf-filter-vlan-tagged": 1,
                 "net.netfilter.nf_conntrack_udp_timeout": IDLE_TIMEOUT_S,
                 "net.netfilter.nf_conntrack_udp_timeout_stream": IDLE_TIMEOUT_S,
             }
@@ -94,27 +95,12 @@ class ConntrackLimits:
             JOURNAL.undo(self._undos.pop())
 
 
-def bridge(wiring: Wiring, host: Host) -> None:
-    """The port and a vxlan device on one bridge."""
-    other = wiring.other(host)
-    ip(host, f"link add vx{VNI} mtu {WORKLOAD_MTU} type vxlan id {VNI} local {host.underlay} dev {host.uplink}"
-             f" dstport {VXLAN_PORT} nolearning")  # fmt: skip
-    ip(host, f"link add br{VNI} mtu {WORKLOAD_MTU} type bridge stp_state 0 ageing_time 0 mcast_snooping 0")
-    for device in (f"vx{VNI}", host.port):
-        ip(host, f"link set {device} master br{VNI} up")
-        run("bridge", "-n", host.namespace, "link", "set", "dev", device, "learning", "off")
-    ip(host, f"link set br{VNI} up")
-    fdb = ["bridge", "-n", host.namespace, "fdb"]
-    run(*fdb, "replace", host.workload.mac, "dev", host.port, "master", "static")
-    run(*fdb, "replace", other.workload.mac, "dev", f"vx{VNI}", "master", "static")
-    run(*fdb, "replace", other.workload.mac, "dev", f"vx{VNI}", "dst", other.underlay, "self")
-
-
 def ruleset(host: Host, site: Site) -> str:
     """The table of one host: established first, then the chain of the port's direction."""
     work = host.workload
     rules = make_rules(site.rules, group=bool(site.members))
     lines = ["table inet bench {"]
+    untracked = [f"    {OUTER[site.wire]} notrack"] if site.wire in OUTER else []
     if site.members:
         four, six = ", ".join([OVERLAY_V4, *make_members(site.members)]), OVERLAY_V6
         lines += [f"  set {MEMBERS}4 {{ type ipv4_addr; flags interval; elements = {{ {four} }} }}"]
@@ -124,10 +110,10 @@ def ruleset(host: Host, site: Site) -> str:
     lines += [
         # Outer packets are not to be tracked: one lookup a packet less, as a good operator has it.
         "  chain underlay_in { type filter hook prerouting priority raw;",
-        f"    udp dport {VXLAN_PORT} notrack",
+        *untracked,
         "  }",
         "  chain underlay_out { type filter hook output priority raw;",
-        f"    udp dport {VXLAN_PORT} notrack",
+        *untracked,
         "  }",
         "  chain forward { type filter hook forward priority 0; policy drop;",
         "    ct state established,related accept",

@@ -1,7 +1,8 @@
-"""Open vSwitch's userspace datapath: VXLAN and conntrack rules as Neutron's openvswitch firewall has them.
+"""Open vSwitch's userspace datapath: its wires, and conntrack rules as Neutron's openvswitch firewall has them.
 
 One daemon per host, in the host's namespace, with its own directory. The tunnel's underlay address is on the bridge
-that holds the uplink, as the userspace datapath wants it.
+that holds the uplink, as the userspace datapath wants it; for wires that are Ethernet alone the uplink is on the
+workload's bridge.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.journal import JOURNAL
+from bench.ovs_wire import Way, way
 from bench.process import CommandError, Daemon, SetupError, run
 from bench.rules import Rule, Site, make_rules
-from bench.wiring import VNI, Host, Wiring, ip
+from bench.wiring import Host, Wiring, ip
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +28,7 @@ PATIENCE_S = 20.0
 IDLE_TIMEOUT_S = 900
 CONNECTIONS = 4_000_000
 PORT, TUNNEL = 1, 10
+TABLE_OUT, TABLE_INTO = 10, 20
 ZONE = 1
 
 
@@ -117,7 +120,7 @@ class Ovs:
             switch = Vswitch(host, self.daemon)
             self.switches.append(switch)
             self.start(switch)
-            self.connect(switch, wiring.other(host), make_rules(site.rules))
+            self.connect(switch, wiring.other(host), site)
         wiring.check()
 
     @staticmethod
@@ -133,30 +136,42 @@ class Ovs:
         del switch
         return ["--", "add-port", bridge, device, "--", "set", "interface", device, f"ofport_request={number}"]
 
-    def connect(self, switch: Vswitch, other: Host, rules: list[Rule]) -> None:
-        """Bridges, ports, tunnel and flows of one host."""
+    def connect(self, switch: Vswitch, other: Host, site: Site) -> None:
+        """Bridges, ports, wire and flows of one host."""
         host = switch.host
-        ip(host, f"addr flush dev {host.uplink}")
+        wire = way(host, other, site)
+        ip(host, f"addr flush dev {host.uplink} scope global")
         switch.configure(
-            "add-br", "br-phy", "--", "set", "bridge", "br-phy", "datapath_type=netdev",
-            f"other-config:hwaddr={host.uplink_mac}",
-            *self.attach(switch, "br-phy", host.uplink, PORT),
+            "set", "Open_vSwitch", ".", "other_config:vlan-limit=2",
             "--", "add-br", "br-int", "--", "set", "bridge", "br-int", "datapath_type=netdev", "fail-mode=secure",
             *self.attach(switch, "br-int", host.port, PORT),
-            "--", "add-port", "br-int", "vx", "--", "set", "interface", "vx", "type=vxlan", "options:key=flow",
-            f"options:remote_ip={other.underlay}", f"ofport_request={TUNNEL}",
         )  # fmt: skip
-        ip(host, f"addr add {host.underlay}/24 dev br-phy")
-        ip(host, "link set br-phy up")
-        ip(host, f"neigh replace {other.underlay} lladdr {other.uplink_mac} dev br-phy nud permanent")
-        switch.ask("tnl/neigh/set", "br-phy", other.underlay, other.uplink_mac)
+        if wire.tunnel:
+            self.tunnel(switch, other, wire)
+        else:
+            switch.configure(*self.attach(switch, "br-int", host.uplink, TUNNEL))
         # Longer than a run, and room for 1 M flows.
         switch.configure("--", "--id=@d", "create", "Datapath", "datapath_version=0",
                          "--", "set", "Open_vSwitch", ".", "datapaths:netdev=@d")  # fmt: skip
         switch.configure("add-zone-tp", "netdev", f"zone={ZONE}",
                          *(f"udp_{kind}={IDLE_TIMEOUT_S}" for kind in ("first", "single", "multiple")))  # fmt: skip
         switch.ask("dpctl/ct-set-maxconns", str(CONNECTIONS))
-        switch.add_flows("br-int", flows(host, rules))
+        switch.add_flows("br-int", flows(host, make_rules(site.rules), wire))
+
+    def tunnel(self, switch: Vswitch, other: Host, wire: Way) -> None:
+        """The tunnel's port, and a bridge with uplink and underlay address behind it."""
+        host = switch.host
+        switch.configure(
+            "add-br", "br-phy", "--", "set", "bridge", "br-phy", "datapath_type=netdev",
+            f"other-config:hwaddr={host.uplink_mac}",
+            *self.attach(switch, "br-phy", host.uplink, PORT),
+            "--", "add-port", "br-int", "tunnel", "--", "set", "interface", "tunnel", *wire.tunnel,
+            f"ofport_request={TUNNEL}",
+        )  # fmt: skip
+        ip(host, f"addr add {host.underlay}/{host.underlay_length} dev br-phy")
+        ip(host, "link set br-phy up")
+        ip(host, f"neigh replace {other.underlay} lladdr {other.uplink_mac} dev br-phy nud permanent")
+        switch.ask("tnl/neigh/set", "br-phy", other.underlay, other.uplink_mac)
 
     def forget(self) -> None:
         for switch in self.switches:
@@ -187,18 +202,24 @@ class Ovs:
         return "\n".join(words)
 
 
-def flows(host: Host, rules: list[Rule]) -> list[str]:
-    """Table 0 sends what may be tracked to conntrack; table 10 judges what leaves the port, 20 what goes to it."""
+def flows(host: Host, rules: list[Rule], wire: Way) -> list[str]:
+    """The first tables send what may be tracked to conntrack; one judges what leaves the port, one what goes to it."""
     work = host.workload
-    out = f"set_field:{VNI}->tun_id,output:{TUNNEL}"
+    out = ",".join(filter(None, (wire.put_on, f"output:{TUNNEL}")))
     into = f"output:{PORT}"
-    table = ["table=0,priority=0,actions=drop"]
+    inner = len(wire.take_off)
+    table = [f"table={number},priority=0,actions=drop" for number in range(inner + 1)]
+    table += [
+        f"table={number},priority=10,in_port={TUNNEL},{comes},actions={done},resubmit(,{number + 1})"
+        for number, (comes, done) in enumerate(wire.take_off)
+    ]
+    comes = ",".join(filter(None, (f"in_port={TUNNEL}", wire.match)))
     for family, address in (("ip", f"nw_src={work.ipv4}"), ("ipv6", f"ipv6_src={work.ipv6}")):
         leaves = f"in_port={PORT},dl_src={work.mac},{family},{address}"
-        comes = f"in_port={TUNNEL},tun_id={VNI},dl_dst={work.mac},{family}"
-        table += [f"table=0,priority=10,{leaves},actions=ct(table=10,zone={ZONE})"]
-        table += [f"table=0,priority=10,{comes},actions=ct(table=20,zone={ZONE})"]
-    for number, action, side in ((10, out, "dst"), (20, into, "src")):
+        arrives = f"{comes},dl_dst={work.mac},{family}"
+        table += [f"table=0,priority=10,{leaves},actions=ct(table={TABLE_OUT},zone={ZONE})"]
+        table += [f"table={inner},priority=10,{arrives},actions=ct(table={TABLE_INTO},zone={ZONE})"]
+    for number, action, side in ((TABLE_OUT, out, "dst"), (TABLE_INTO, into, "src")):
         table += [
             f"table={number},priority=100,ct_state=+trk+est-inv,actions={action}",
             f"table={number},priority=100,ct_state=+trk+rel-inv,actions={action}",

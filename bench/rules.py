@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from headrace.model import Segment
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 OVERLAY_V4 = "10.77.0.0/24"
 OVERLAY_V6 = "fd77::/64"
 MEMBERS = "members"
 """As a rule's remote: the members of the group that both workloads carry."""
+
+CONNECTIONS = 2_097_152
+"""Room for 1 M flows, both ways."""
+
+NUMBER, SERVICE_VLAN = 77, 7
+PHYSICAL_NETWORK = "physnet1"
+SEGMENTS: Mapping[str, Segment] = {
+    "vxlan": Segment(type="vxlan", id=NUMBER),
+    "geneve": Segment(type="geneve", id=NUMBER),
+    "gre": Segment(type="gre", id=NUMBER),
+    "mpls-udp": Segment(type="mpls", id=NUMBER, transport="udp"),
+    "mpls-gre": Segment(type="mpls", id=NUMBER, transport="gre"),
+    "nsh-gpe": Segment(type="nsh", id=NUMBER, transport="gpe"),
+    "nsh-ethernet": Segment(type="nsh", id=NUMBER, transport="ethernet"),
+    "flat": Segment(type="flat", physical_network=PHYSICAL_NETWORK),
+    "vlan": Segment(type="vlan", id=NUMBER, physical_network=PHYSICAL_NETWORK),
+    "qinq": Segment(type="vlan", id=NUMBER, service_vlan=SERVICE_VLAN, physical_network=PHYSICAL_NETWORK),
+}
+"""Of the network that joins the workloads, by what the bench calls it."""
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -17,17 +41,25 @@ class Site:
 
     ``rules``: on either workload's port. ``members``: if not 0, the rule that allows the load names a remote group of
     so many addresses, not a CIDR. ``ports``: so many more on each host, idle, with a few rules each. ``quota``:
-    connections that a port may have; 0: any number.
+    connections that a port may have; 0: any number. ``wire``: what joins the hosts, one of ``SEGMENTS``; ``underlay``:
+    the IP version there. ``connections``: that a host has room for at least.
     """
 
     rules: int
     members: int = 0
     ports: int = 0
     quota: int = 0
+    wire: str = "vxlan"
+    underlay: Literal[4, 6] = 4
+    connections: int = CONNECTIONS
 
     def __str__(self) -> str:
         more = (f"{count} {what}" for count, what in ((self.members, "members"), (self.ports, "more ports")) if count)
-        return ", ".join([f"{self.rules} rules", *more])
+        return ", ".join([f"{self.rules} rules", *more, f"{self.wire} over IPv{self.underlay}"])
+
+    @property
+    def segment(self) -> Segment:
+        return SEGMENTS[self.wire]
 
 
 @dataclass(frozen=True, kw_only=True)

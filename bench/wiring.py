@@ -5,6 +5,7 @@
     workload a            host a                          host b            workload b
     eth0 10.77.0.1 ====== tapbench-a    uplink ====== uplink    tapbench-b ====== eth0 10.77.0.2
          fd77::1                   192.168.77.1        192.168.77.2                    fd77::2
+                                     or fd00::1        or fd00::2
 
 Each box is a network namespace. ``====`` is a veth pair or, with ``kind="tap"`` and for the ports only, a tap on each
 side with a relay between (as a VM without vhost has it).
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-UNDERLAY_MTU = 1500
 WORKLOAD_MTU = 1450
 """Octets of the largest IP packet; what Neutron gives a VXLAN network on a 1500-octet underlay."""
 
-VNI = 77
+UNDERLAY_MTU = 1550
+"""Room for every wire's headers, so that all carry the same packets."""
+
 Kind = Literal["veth", "tap"]
 
 
@@ -53,6 +55,7 @@ class Host:
     namespace: str
     uplink_mac: str
     underlay: str
+    underlay_length: int
     workload: Workload
     uplink: str = "uplink"
 
@@ -71,6 +74,7 @@ class Wiring:
     """Owns and removes exactly what it made; names carry a random prefix."""
 
     kind: Kind = "veth"
+    underlay: Literal[4, 6] = 4
     prefix: str = field(default_factory=lambda: f"hrb{secrets.token_hex(2)}")
 
     def __post_init__(self) -> None:
@@ -85,7 +89,8 @@ class Wiring:
             name=name,
             namespace=f"{self.prefix}-{name}",
             uplink_mac=f"02:00:00:77:00:{number:02x}",
-            underlay=f"192.168.77.{number}",
+            underlay=f"192.168.77.{number}" if self.underlay == 4 else f"fd00::{number}",
+            underlay_length=24 if self.underlay == 4 else 64,
             workload=Workload(
                 namespace=f"{self.prefix}-w{name}",
                 mac=f"fa:16:3e:77:00:{number:02x}",
@@ -125,7 +130,7 @@ class Wiring:
         ends = [f"{host.uplink} mtu {UNDERLAY_MTU} address {host.uplink_mac}" for host in self.hosts]
         ip(one, f"link add {ends[0]} type veth peer name {ends[1]} netns {two.namespace}")
         for host in self.hosts:
-            ip(host, f"addr add {host.underlay}/24 dev {host.uplink}")
+            ip(host, f"addr add {host.underlay}/{host.underlay_length} dev {host.uplink}")
             ip(host, f"link set {host.uplink} up")
             self._plug(host)
             self._address(host.workload, self.other(host).workload)

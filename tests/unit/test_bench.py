@@ -11,19 +11,26 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
+from bench.__main__ import NAMES, chosen_dimensions
 from bench.cpu import ProgramCost, Spinner, program_costs
 from bench.dimension import DIMENSIONS, HEADRACE, quick_dimensions
 from bench.flood import syn
 from bench.harness import Plan
+from bench.headrace_contender import desired
 from bench.journal import Journal, Undo, read
 from bench.linux import ruleset
+from bench.linux_wire import far_device, kind
 from bench.ovs import flows, match
+from bench.ovs_wire import way
 from bench.process import SetupError
 from bench.report import _number
-from bench.rules import OVERLAY_V4, Rule, Site, make_members, make_rules
+from bench.rules import OVERLAY_V4, SEGMENTS, Rule, Site, make_members, make_rules
 from bench.statistic import ratio, summarise
 from bench.traffic import checksum, make_packet
+from bench.wire import OURS, WIRE_DIMENSIONS, outer, quick_wire_dimensions
 from bench.wiring import Wiring
+from headrace.model import Segment
+from headrace.model.segment import OVERHEAD
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,7 +113,8 @@ def test_openflow_says_the_same() -> None:
         "udp,nw_src=198.18.0.1/32,tp_dst=1025"
     )
     assert match(Rule(family=6, remote="fd77::/64"), "dst") == "ipv6,ipv6_dst=fd77::/64"
-    table = flows(Wiring().b, make_rules(5))
+    wiring = Wiring()
+    table = flows(wiring.b, make_rules(5), way(wiring.b, wiring.a, Site(rules=5)))
     for number in (10, 20):
         new = [flow for flow in table if flow.startswith(f"table={number},") and "+new" in flow]
         assert len(new) == 6
@@ -221,3 +229,106 @@ def test_the_flood_is_of_tcp_that_opens() -> None:
     assert (parsed[IP].len, parsed[TCP].flags, parsed[TCP].dataofs) == (50, "S", 5)
     assert IP(bytes(parsed[IP])[:20] + bytes(30)).chksum == parsed[IP].chksum
     assert (frame[34:38], frame[40:42]) == (bytes(4), bytes(2)), "ports to fill in, and nothing where UDP's checksum is"
+
+
+def test_every_wire_is_measured_in_both_dimensions() -> None:
+    assert {segment.wire for segment in SEGMENTS.values()} == OVERHEAD.keys()
+    rate, bulk = WIRE_DIMENSIONS
+    assert [point.wire for point in bulk.points] == list(SEGMENTS)
+    over = {(point.wire, point.underlay) for point in rate.points}
+    assert over == {(wire, 4) for wire in SEGMENTS} | {(wire, 6) for wire in SEGMENTS if outer(wire)}
+    assert [wire for wire in SEGMENTS if not outer(wire)] == ["nsh-ethernet", "flat", "vlan", "qinq"]
+
+
+def test_a_wire_is_measured_beside_our_vxlan_on_the_same_underlay() -> None:
+    plan = Plan(dimensions=WIRE_DIMENSIONS, contenders=None, rounds=3, seconds=1.0, minutes=40)
+    cells = [(dimension, point) for _, _, group in plan.groups() for dimension, point in group]
+    assert len(cells) == 26
+    for dimension, point in cells:
+        assert plan.names(dimension, point)[:4] == [*OURS, "linux", "ovs"]
+        assert dimension.against()[0] == "headrace-vxlan"
+    # Who has not got a wire takes no time, so this is more than it will take.
+    assert plan.estimate() < 14 * 60
+
+
+def test_wires_are_asked_for_by_name() -> None:
+    assert chosen_dimensions(frozenset(), quick=False) == DIMENSIONS
+    assert chosen_dimensions(frozenset({"wire"}), quick=False) == WIRE_DIMENSIONS
+    assert [each.name for each in chosen_dimensions(frozenset({"wire"}), quick=True)] == ["wire-packet-rate"]
+    assert chosen_dimensions(frozenset({"wire-tcp-bulk", "latency"}), quick=False)[1:] == WIRE_DIMENSIONS[1:]
+    assert NAMES.count("wire") == 1
+    quick = Plan(dimensions=quick_wire_dimensions(), contenders=None, rounds=3, seconds=1.0, minutes=40)
+    assert quick.estimate() < 4 * 60
+
+
+@pytest.mark.parametrize("wire", SEGMENTS)
+def test_headrace_is_asked_for_the_wire(wire: str) -> None:
+    document = desired(Wiring(), Site(rules=1, wire=wire), "tc")
+    assert msgspec.convert(document["networks"][0]["segment"], Segment) == SEGMENTS[wire]
+
+
+@pytest.mark.parametrize(("underlay", "address"), [(4, "192.168.77.2"), (6, "fd00::2")])
+def test_linux_has_tunnels_that_are_bridge_ports(underlay: int, address: str) -> None:
+    wiring = Wiring(underlay=4 if underlay == 4 else 6)
+
+    def told(wire: str) -> str:
+        return kind(wiring.a, wiring.b, Site(rules=1, wire=wire, underlay=wiring.underlay))
+
+    assert told("vxlan").startswith(f"vxlan id 77 local {wiring.a.underlay} dev uplink dstport 4789 nolearning")
+    assert ("udp6zerocsumtx" in told("vxlan")) is (underlay == 6)
+    assert told("geneve") == f"geneve id 77 remote {address} dstport 6081"
+    assert told("gre").startswith("ip6gretap key 77" if underlay == 6 else "gretap key 77")
+
+
+@pytest.mark.parametrize("wire", ["mpls-udp", "mpls-gre", "nsh-gpe", "nsh-ethernet", "qinq"])
+def test_linux_says_what_it_has_not(wire: str) -> None:
+    wiring = Wiring()
+    with pytest.raises(SetupError, match=f"linux: {wire}: "):
+        far_device(wiring.a, wiring.b, Site(rules=1, wire=wire))
+
+
+def test_linux_takes_the_uplink_itself_to_a_physical_network() -> None:
+    wiring = Wiring()
+    assert far_device(wiring.a, wiring.b, Site(rules=1, wire="flat")) == wiring.a.uplink
+    assert far_device(wiring.a, wiring.b, Site(rules=1, wire="vlan")) == wiring.a.uplink
+
+
+def test_nftables_tracks_no_outer_packets() -> None:
+    told = {wire: ruleset(Wiring().a, Site(rules=1, wire=wire)).count("notrack") for wire in SEGMENTS}
+    assert {wire for wire, count in told.items() if count == 2} == {"vxlan", "geneve", "gre"}
+    assert sum(told.values()) == 6
+
+
+@pytest.mark.parametrize("wire", [wire for wire in SEGMENTS if wire != "mpls-udp"])
+def test_openflow_judges_the_inner_frame_of_every_wire(wire: str) -> None:
+    wiring = Wiring()
+    host, other, site = wiring.a, wiring.b, Site(rules=2, wire=wire)
+    found = way(host, other, site)
+    assert bool(found.tunnel) is outer(wire)
+    table = flows(host, make_rules(2), found)
+    last = len(found.take_off)
+    for number in range(last):
+        (step,) = (flow for flow in table if flow.startswith(f"table={number},priority=10,in_port=10,"))
+        assert step.endswith(f"resubmit(,{number + 1})")
+    judged = [flow for flow in table if flow.endswith("actions=ct(table=20,zone=1)")]
+    assert len(judged) == 2
+    for flow in judged:
+        assert flow.startswith(f"table={last},priority=10,in_port=10,")
+        assert f"dl_dst={host.workload.mac}" in flow
+    sent = [flow for flow in table if flow.endswith("output:10")]
+    assert len(sent) == 2 + 3  # established, related, and what the rules allow
+    assert all(found.put_on in flow for flow in sent)
+
+
+def test_openflow_takes_two_tags_off_in_two_steps() -> None:
+    wiring = Wiring()
+    found = way(wiring.a, wiring.b, Site(rules=1, wire="qinq"))
+    assert found.take_off == (("dl_vlan=7", "pop_vlan"), ("dl_vlan=77", "pop_vlan"))
+    inner, outer_tag = f"set_field:{0x1000 | 77}->vlan_vid", f"set_field:{0x1000 | 7}->vlan_vid"
+    assert found.put_on.index(inner) < found.put_on.index("0x88a8") < found.put_on.index(outer_tag)
+
+
+def test_openflow_has_no_mpls_over_udp() -> None:
+    wiring = Wiring()
+    with pytest.raises(SetupError, match="ovs: mpls-udp: "):
+        way(wiring.a, wiring.b, Site(rules=1, wire="mpls-udp"))

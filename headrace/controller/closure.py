@@ -3,7 +3,7 @@
 From each port on the host: its network with that network's subnets, all its ports, and the hosts that
 carry them; its security groups; the groups and address groups that their rules name as remotes; and
 the ports that are members of those remote groups, on whatever network. A remote group's own rules are
-not followed. And the host itself.
+not followed. Its parent and its sub-ports, if it is of a trunk. And the host itself.
 
 `closure` says it in full and is the definition. `Sight` keeps the same up to date change by change.
 """
@@ -26,7 +26,8 @@ Right = TypeVar("Right")
 
 def closure(state: State, host: str) -> State:
     """The part of a state that a host may read."""
-    own = state.ports_on(host).values()
+    mine = state.ports_on(host)
+    own = mine.values()
     networks = {port.network for port in own}
     groups = {group for port in own for group in port.security_groups}
     rules = [rule for group in groups if group in state.security_groups for rule in state.security_groups[group].rules]
@@ -34,6 +35,8 @@ def closure(state: State, host: str) -> State:
     addresses = {rule.remote_address_group for rule in rules}
     near = [port for port in state.ports.values() if port.network in networks]
     members = [port for port in state.ports.values() if not remotes.isdisjoint(port.security_groups)]
+    parents = {port.parent for port in own}
+    trunks = [port for port in state.ports.values() if port.id in parents or (port.parent and port.parent in mine)]
     hosts = {host} | {port.host for port in near}
     return State(
         networks={key: item for key, item in state.networks.items() if key in networks},
@@ -41,7 +44,7 @@ def closure(state: State, host: str) -> State:
         security_groups={key: item for key, item in state.security_groups.items() if key in groups | remotes},
         address_groups={key: item for key, item in state.address_groups.items() if key in addresses},
         hosts={key: item for key, item in state.hosts.items() if key in hosts},
-        ports={port.id: port for port in (*near, *members)},
+        ports={port.id: port for port in (*near, *members, *trunks)},
     )
 
 
@@ -101,12 +104,15 @@ class Sight:
         self._group: Relation[str, str] = Relation(self._flip_group)
         self._remote: Relation[str, str] = Relation(partial(self._flip, "remote"))
         self._address: Relation[str, str] = Relation(partial(self._flip, "address"))
+        self._parent: Relation[str, str] = Relation(partial(self._flip, "parent"))
+        self._own: Relation[str, str] = Relation(partial(self._flip, "own"))
         # Of groups, by their rules.
         self._group_remote: Relation[str, str] = Relation()
         self._group_address: Relation[str, str] = Relation()
         # Of ports and subnets.
         self._port_network: Relation[str, str] = Relation()
         self._port_group: Relation[str, str] = Relation()
+        self._port_parent: Relation[str, str] = Relation()
         self._subnet_network: Relation[str, str] = Relation()
 
     def sees(self, host: str, key: Key) -> bool:
@@ -124,8 +130,11 @@ class Sight:
             case Host():
                 return item.id == host or any(self._network.has(host, net) for net in self._network.right(item.id))
             case Port():
-                return self._network.has(host, item.network) or any(
-                    self._remote.has(host, group) for group in item.security_groups
+                return (
+                    self._network.has(host, item.network)
+                    or any(self._remote.has(host, group) for group in item.security_groups)
+                    or self._parent.has(host, item.id)
+                    or (item.parent is not None and self._own.has(host, item.parent))
                 )
         return False
 
@@ -139,6 +148,8 @@ class Sight:
         keys.update(("security_group", group) for group in (*self._group.right(host), *remotes))
         keys.update(("address_group", group) for group in self._address.right(host))
         keys.update(("port", port) for group in remotes for port in self._port_group.left(group))
+        keys.update(("port", port) for port in self._parent.right(host))
+        keys.update(("port", port) for own in self._own.right(host) for port in self._port_parent.left(own))
         return keys & self._objects.keys()
 
     def replace(
@@ -189,6 +200,11 @@ class Sight:
                     yield host, near
             elif kind == "address":
                 yield host, ("address_group", target)
+            elif kind == "parent":
+                yield host, ("port", target)
+            elif kind == "own":
+                for port in self._port_parent.left(target):
+                    yield host, ("port", port)
             else:
                 yield host, ("security_group", target)
                 if kind == "remote":
@@ -215,6 +231,9 @@ class Sight:
                 yield from self._network.left(item.network)
                 for group in item.security_groups:
                     yield from self._remote.left(group)
+                yield from self._parent.left(item.id)
+                if item.parent is not None:
+                    yield from self._own.left(item.parent)
 
     def _flip(self, kind: str, host: str, target: str) -> None:
         """A reference came or went; both within one change is neither."""
@@ -241,7 +260,12 @@ class Sight:
                 self._port_network.add(item.id, item.network, amount)
                 for group in set(item.security_groups):
                     self._port_group.add(item.id, group, amount)
+                if item.parent is not None:
+                    self._port_parent.add(item.id, item.parent, amount)
                 if item.host is not None:
+                    self._own.add(item.host, item.id, amount)
+                    if item.parent is not None:
+                        self._parent.add(item.host, item.parent, amount)
                     self._network.add(item.host, item.network, amount)
                     for group in set(item.security_groups):
                         self._group.add(item.host, group, amount)

@@ -14,9 +14,10 @@ from typing import cast
 
 import msgspec
 
+from headrace.controller import trunk
 from headrace.controller.closure import Key
 from headrace.errors import Conflict, InvalidInput
-from headrace.model import TYPES, Host, Network, Object, Port, Record, decode
+from headrace.model import TYPES, Host, Network, Object, Port, Record, Segment, decode
 
 AGENT = "agent"
 """The writer of hosts as their agents report them."""
@@ -50,13 +51,14 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Desired:
-    """All records, and the live objects by type."""
+    """All records, and the live objects by type. ``subports_of``: parent -> its sub-ports."""
 
     def __init__(self) -> None:
         self.entries: dict[Key, Entry] = {}
         self.writers: dict[str, tuple[WriterLife, int]] = {}
         self._live: dict[str, dict[str, Object]] = {name: {} for name in TYPES}
         self._ports_of: dict[str, set[str]] = {}
+        self.subports_of: dict[str, set[str]] = {}
 
     def live(self, key: Key) -> Entry | None:
         """The entry of an object that is there."""
@@ -70,6 +72,10 @@ class Desired:
             self._ports_of[old.item.network].discard(old.item.id)
             if not self._ports_of[old.item.network]:
                 del self._ports_of[old.item.network]
+            if old.item.parent is not None:
+                self.subports_of[old.item.parent].discard(old.item.id)
+                if not self.subports_of[old.item.parent]:
+                    del self.subports_of[old.item.parent]
         self._live[key[0]].pop(key[1], None)
         if entry is None:
             return
@@ -78,6 +84,8 @@ class Desired:
             self._live[key[0]][key[1]] = entry.item
         if isinstance(entry.item, Port):
             self._ports_of.setdefault(entry.item.network, set()).add(entry.item.id)
+            if entry.item.parent is not None:
+                self.subports_of.setdefault(entry.item.parent, set()).add(entry.item.id)
 
     # Planning
 
@@ -148,8 +156,10 @@ class Desired:
         for (type_name, id_), record in plan.records.items():
             if type_name == "network" and record.body is None:
                 self._check_unused(id_, plan)
-            if type_name == "port" and record.body and record.writer == CLI:
-                self._check_host(record, plan)
+            if type_name == "port" and record.writer == CLI:
+                if record.body:
+                    self._check_host(record, plan)
+                trunk.check(id_, PlannedPorts(self, plan))
             if type_name == "network" and record.body and record.writer == CLI:
                 self._check_segment(record, plan)
             if type_name == "host" and record.body:
@@ -169,12 +179,15 @@ class Desired:
 
     def _check_segment(self, record: Record, plan: Plan) -> None:
         """Two networks on one segment would be one. Only of what a person writes: other writers send in any order."""
-        wanted = number_of(record)
-        held = {id_: item.segment.id for id_, item in self._live["network"].items() if isinstance(item, Network)}
-        held |= {id_: number_of(other) for (kind, id_), other in plan.records.items() if kind == "network"}
-        holder = next((id_ for id_, number in sorted(held.items()) if number == wanted and id_ != record.id), None)
-        if holder is not None:
-            raise Conflict(f"network {record.id}: segment: network {holder} has id {wanted} already; give another")
+        wanted = segment_of(record)
+        held: dict[str, Segment | None] = {}
+        held |= {id_: item.segment for id_, item in self._live["network"].items() if isinstance(item, Network)}
+        held |= {id_: segment_of(other) for (kind, id_), other in plan.records.items() if kind == "network"}
+        for holder, segment in sorted(held.items()):
+            if holder != record.id and segment and wanted and segment.place == wanted.place:
+                raise Conflict(
+                    f"network {record.id}: segment: network {holder} has {wanted.text} already; give another"
+                )
 
     def _check_host(self, record: Record, plan: Plan) -> None:
         host = (record.body or {}).get("host")
@@ -193,6 +206,28 @@ class Desired:
                 continue
             taken = ", ".join(sorted(wanted.intersection(cast("Host", other).vteps)))
             raise Conflict(f"host {host}: vteps: {taken} belongs to host {other.id}; delete that host first")
+
+
+class PlannedPorts:
+    """Ports as a plan would leave them."""
+
+    def __init__(self, desired: Desired, plan: Plan) -> None:
+        self._desired = desired
+        self._plan = plan
+
+    def port(self, id_: str) -> Port | None:
+        """One of them."""
+        if record := self._plan.records.get(("port", id_)):
+            return None if record.body is None else cast("Port", decode("port", record.body))
+        entry = self._desired.live(("port", id_))
+        return cast("Port", entry.item) if entry else None
+
+    def subports(self, parent: str) -> list[Port]:
+        """Those whose parent this is, by id."""
+        known = self._desired.subports_of.get(parent, set())
+        planned = {id_ for kind, id_ in self._plan.records if kind == "port"}
+        found = map(self.port, sorted(known | planned))
+        return [port for port in found if port and port.parent == parent]
 
 
 def accept(before: Record | None, record: Record) -> Record | None:
@@ -279,6 +314,6 @@ def check_vteps(host: str, vteps: tuple[str, ...]) -> tuple[str, ...]:
     return vteps
 
 
-def number_of(record: Record) -> int:
-    """The wire's id of a network's segment; 0 of one that is deleted."""
-    return int((record.body or {}).get("segment", {}).get("id", 0))
+def segment_of(record: Record) -> Segment | None:
+    """A network's segment; None of one that is deleted."""
+    return None if record.body is None else msgspec.convert(record.body["segment"], Segment)

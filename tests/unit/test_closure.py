@@ -11,8 +11,14 @@ from headrace.controller.closure import Key, Sight, closure
 from headrace.model import AddressGroup, Host, Network, Object, Port, Rule, SecurityGroup, Segment, State, Subnet
 
 
-def port(id_: str, network: str, host: str | None = None, groups: tuple[str, ...] = ()) -> Port:
-    return Port(id=id_, network=network, host=host, security_groups=groups, mac="02:00:00:00:00:01")
+def port(
+    id_: str, network: str, host: str | None = None, groups: tuple[str, ...] = (), parent: str | None = None
+) -> Port:
+    parent = None if parent == id_ else parent
+    vlan = None if parent is None else 7
+    return Port(
+        id=id_, network=network, host=host, security_groups=groups, mac="02:00:00:00:00:01", parent=parent, vlan=vlan
+    )
 
 
 def rule(id_: str, *, group: str | None = None, addresses: str | None = None) -> Rule:
@@ -72,6 +78,26 @@ def test_a_host_without_ports_reads_itself() -> None:
     assert keys(closure(State.of([*STATE.all(), Host(id="h9")]), "h9")) == {("host", "h9")}
 
 
+def test_a_host_reads_the_trunks_that_its_ports_are_of() -> None:
+    """Its sub-ports' parents and its parents' sub-ports, bound or not; not their networks, nor a parent's others."""
+    state = State.of(
+        [
+            network("n1"),
+            network("n2"),
+            network("n3"),
+            port("trunk", "n1", "h1"),
+            port("bound", "n2", "h1", parent="trunk"),
+            port("unbound", "n3", parent="trunk"),
+            port("elsewhere", "n3", "h2"),
+            port("early", "n2", "h1", parent="elsewhere"),
+            port("late", "n3", "h2", parent="elsewhere"),
+        ]
+    )
+    seen = keys(closure(state, "h1"))
+    assert {id_ for kind, id_ in seen if kind == "port"} == {"trunk", "bound", "unbound", "elsewhere", "early"}
+    assert {id_ for kind, id_ in seen if kind == "network"} == {"n1", "n2"}
+
+
 NAMES = st.sampled_from(["a", "b", "c"])
 HOSTS = st.sampled_from(["h1", "h2", "h3"])
 RULES = st.lists(st.tuples(st.none() | NAMES, st.none() | NAMES), max_size=3).map(
@@ -92,6 +118,7 @@ OBJECTS: st.SearchStrategy[Object] = st.one_of(
         NAMES,
         st.none() | HOSTS,
         st.lists(NAMES, max_size=3).map(tuple),  # with repetitions: a list from outside may have them
+        st.none() | st.sampled_from(["p1", "p2"]),
     ),
 )
 KEYS = OBJECTS.map(lambda item: (item.type, item.id))

@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -135,9 +136,66 @@ async def test_a_resync_deletes_only_the_writers_own_unkept(client: Client) -> N
 
 async def test_a_segment_has_one_network(client: Client) -> None:
     await client.put(network("n1", writer="cli", epoch=""))
-    with pytest.raises(Conflict, match="network n2: segment: network n1 has id 7 already"):
+    with pytest.raises(Conflict, match="network n2: segment: network n1 has vxlan 7 already"):
         await client.put(network("n2", writer="cli", epoch=""))
     await client.put(network("n1", writer="cli", epoch="", mtu=1400))
+
+
+async def test_one_number_is_many_segments(client: Client) -> None:
+    """The wire is part of what a segment is, and so are physical network and outer tag; a transport left out is one."""
+    segments: list[dict[str, object]] = [
+        {"id": 17},
+        {"type": "geneve", "id": 17},
+        {"type": "mpls", "id": 17},
+        {"type": "mpls", "id": 17, "transport": "gre"},
+        {"type": "vlan", "id": 17, "physical_network": "a"},
+        {"type": "vlan", "id": 17, "physical_network": "b"},
+        {"type": "vlan", "id": 17, "physical_network": "a", "service_vlan": 5},
+        {"type": "flat", "physical_network": "a"},
+    ]
+    for number, segment in enumerate(segments):
+        await client.put(network(f"n{number}", writer="cli", epoch="", segment=segment))
+    for taken, name in (
+        ({"type": "mpls", "id": 17, "transport": "udp"}, "network n2 has mpls-udp 17"),
+        ({"type": "flat", "physical_network": "a"}, "network n7 has flat on a"),
+        (segments[6], "network n6 has qinq 5.17 on a"),
+    ):
+        with pytest.raises(Conflict, match=f"network n: segment: {name} already; give another"):
+            await client.put(network("n", writer="cli", epoch="", segment=taken))
+
+
+def member(id_: str, **body: Any) -> Record:
+    return port(id_, writer="cli", epoch="", **body)
+
+
+async def test_a_person_s_trunks_are_right(client: Client) -> None:
+    """Sub-ports come with or after their parents, once each, on their hosts, by tags of their own; and go first."""
+    for host in ("h1", "h2"):
+        await client.put(record("host", host, writer="cli", epoch="", vteps=[f"192.0.2.{host[1]}"]))
+    await client.batch([member("s1", parent="p1", vlan=5, host="h1"), member("p1", host="h1")])
+    await client.put(member("p2", host="h2"))
+    for wrong, words in (
+        (member("s2", parent="p9", vlan=6), "port s2: parent: unknown port 'p9'"),
+        (member("s2", parent="s1", vlan=6), "port s2: parent: port s1 is a sub-port itself, of p1"),
+        (member("s2", parent="p1", vlan=5), "port s2: vlan: port s1 has 5 on p1 already"),
+        (member("s2", parent="p1", vlan=6, host="h2"), "port s2: host: its parent p1 is on h1"),
+        (member("p1", parent="p2", vlan=6, host="h2"), "port s1: parent: port p1 is a sub-port itself, of p2"),
+        (member("p1", host="h2"), "port s1: host: its parent p1 is on h2"),
+        (member("s2", parent="p1"), "port s2: a sub-port has both a parent and a vlan"),
+    ):
+        with pytest.raises(InvalidInput, match=words):
+            await client.put(wrong)
+    with pytest.raises(Conflict, match="port p1: port s1 is its sub-port; delete that first"):
+        await client.delete("port", "p1", writer="cli")
+    await client.batch([member("p1", host="h2"), member("s1", parent="p1", vlan=5, host="h2")])
+    await client.put(member("s1", host="h1"))
+    await client.delete("port", "p1", writer="cli")
+
+
+async def test_another_writer_s_sub_port_may_come_before_its_parent(client: Client) -> None:
+    await client.put(port("s1", parent="p1", vlan=5))
+    await client.put(port("p1"))
+    assert {item.id for item in (await client.list("port")).items} == {"p1", "s1"}
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,16 @@ static __always_inline void hr_geneve_fill(__be32 *word, __u32 vni)
 /* Options need no look where C says that none is critical (section 3.4). */
 static __always_inline int hr_geneve_take(const __be32 *word, const void *data_end, struct hr_outer *outer)
 {
+	__u32 words;
+
 	if ((void *)(word + 2) > data_end || word[0] & (HR_GENEVE_VERSION | HR_GENEVE_CONTROL) ||
 	    (word[0] & HR_GENEVE_PROTOCOL) != bpf_htonl(ETH_P_TEB))
 		return HR_REASON_MALFORMED_TUNNEL;
+	words = 2 + (bpf_ntohl(word[0]) >> 24 & HR_GENEVE_WORDS);
+	if ((void *)(word + words) > data_end)
+		return HR_REASON_MALFORMED_TUNNEL;
 	outer->where |= bpf_ntohl(word[1]) >> 8;
-	outer->length += 8 + (bpf_ntohl(word[0]) >> 24 & HR_GENEVE_WORDS) * 4;
+	outer->length += words * 4;
 	return word[0] & HR_GENEVE_CRITICAL ? HR_REASON_GENEVE_OPTION : HR_REASON_NONE;
 }
 

@@ -111,7 +111,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     ``allowed_from`` and ``allowed_to`` are all of them. ``passed``: not ours, the host's kernel has it untouched.
     With a multicast frame of a physical network both may be: the kernel has it, and so have ports.
     ``connection``: the state it is in afterwards. ``denied_by``: the port on whose side acl dropped it.
-    ``port``: the local port that it is of, a trunk's sub-port perhaps.
+    ``port``: the local port that it is of, a trunk's sub-port perhaps. ``walked``: its walk began; else it is the
+    kernel's, or was dropped for what is around it.
     ``packets`` and ``octets``: how the frame counts (pipeline.md, "account").
     """
 
@@ -125,6 +126,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     allowed_to: tuple[str, ...] = ()
     denied_by: str | None = None
     port: str | None = None
+    walked: bool = True
     key: Key | None = None
     course: Course | None = None
     connection: State | None = None

@@ -65,6 +65,7 @@ class Walk:
         self.surroundings = view.surroundings
         self.port: str | None = None
         self.shared = False
+        self.walked = False
         self.steps: list[Step] = []
         self.bond = Bond()
         self.stage = "admit"
@@ -82,7 +83,7 @@ class Walk:
             if found is None:
                 self.note("not ours: the kernel's")
                 return self.conclude(Reason.NONE, passed=True)
-            self.octets, self.shared = len(found.frame), found.shared
+            self.octets, self.shared, self.walked = len(found.frame), found.shared, True
             self.port = found.port.id if found.port is not None else None
             return self.walk(admit(self.view, found), arrival.gso_size)
         except Dropped as dropped:
@@ -239,6 +240,7 @@ class Walk:
             allowed_to=receiver.allowed,
             denied_by=self.judging,
             port=self.port,
+            walked=self.walked,
             key=self.bond.key,
             course=self.bond.course,
             connection=connection.state if connection else None,

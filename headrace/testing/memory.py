@@ -142,7 +142,10 @@ class Memory:
         if where >> abi.WHERE_SHIFT == abi.Where.PORT:
             return Place("port", self.names.get(where, f"index {where}"))
         wire, physical, service, number = segment_place(where, self.physicals)
-        return Place("segment", Segment.on(wire, number, physical, service))
+        try:
+            return Place("segment", Segment.on(wire, number, physical, service))
+        except ValueError:  # what no network can have still comes by a wire
+            return Place("port", f"no segment: {where:#x}")
 
     def number(self, segment: Segment) -> int:
         """How the datapath names a segment."""

@@ -31,14 +31,6 @@ from headrace.testing.observation import Counts, Hook, Observed
 from headrace.testing.outer import take_off
 from headrace.testing.pause import Pauser
 
-UNWALKED = {
-    Reason.NO_PORT,
-    Reason.OUTER_FRAGMENT,
-    Reason.MALFORMED_TUNNEL,
-    Reason.GENEVE_OPTION,
-    Reason.NSH_EXHAUSTED,
-}
-"""Where a packet ends before its walk begins, and no conclusion is left."""
 LONGEST = 3500
 """Octets of a frame; a test run puts it into one page, with room around it."""
 ADMITTING = {
@@ -199,7 +191,7 @@ class Twin:
                 sorted((refusal.port, refusal.reason) for refusal in decision.refused),
                 sorted((refusal.port, refusal.reason) for refusal in observed.refused),
             ),
-            "concluded": (self._concludes(), observed.concluded),
+            "concluded": (decision.walked, observed.concluded),
             "connection": (decision.connection, observed.connection),
             "counters": (shown(self._expected_counts(arrival, observed)), shown(observed.counts)),
             "remembered": (self._remembered(self.memory), self._compared(self.host.memory.facts())),
@@ -221,16 +213,11 @@ class Twin:
                 found.append(f"next hop towards {outer.destination}: it has {known}, the programs say {outer.mac}")
         return found + self.host.memory.inconsistencies()
 
-    def _concludes(self) -> bool:
-        """Whether the packet's walk begins, and so leaves a conclusion."""
-        if self.decision.passed and self.decision.reason == Reason.NONE:
-            return False
-        return self.decision.reason not in UNWALKED
-
     def _padding_matters(self, arrival: Arrival) -> bool:
         """Whether a frame too short to be asked about is another one when it is padded."""
         outer = arrival.port is None and arrival.vtep is None
-        return len(arrival.frame) < SHORTEST and (outer or self.decision.reason in ADMITTING)
+        admitting = self.decision.reason in ADMITTING or self.decision.reason == Reason.MALFORMED_ETHERNET
+        return len(self.host.outer(arrival)) < SHORTEST and (outer or admitting)
 
     def _other_than_foretold(self, foretold: Outcome, observed: Observed) -> list[str]:
         """What the dry programs said differently a moment ago."""
@@ -272,7 +259,7 @@ class Twin:
             counts.reasons[here, decision.reason] += 1
         for refusal in decision.refused:
             counts.reasons[refusal.port, refusal.reason] += 1
-        if decision.reason not in UNWALKED and not observed.replayed:
+        if decision.walked and not observed.replayed:
             add(here, "walked")
             if arrival.gso_size and decision.reason in ADMITTING:  # what is malformed is weighed as far as it was read
                 return replace(counts, traffic=observed.counts.traffic)

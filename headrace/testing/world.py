@@ -32,8 +32,9 @@ OUT = ANY[:2]
 """Rules that allow everything a port sends."""
 
 
-def network(name: str, vni: int = 100, mtu: int = 1450) -> Network:
-    return Network(id=name, segment=Segment(id=vni), mtu=mtu)
+def network(name: str, vni: int = 100, mtu: int = 1450, *, segment: Segment | None = None) -> Network:
+    """A network on a VNI of VXLAN, or on another segment."""
+    return Network(id=name, segment=segment or Segment(id=vni), mtu=mtu)
 
 
 def subnet(name: str, on: str, cidr: str = "10.0.0.0/24", **fields: Any) -> Subnet:

@@ -89,6 +89,7 @@ class Registry:
     PLACES: ClassVar[dict[str, str]] = {
         "headrace-tc": "bench.headrace_contender:HeadraceTc",
         "headrace-xdp": "bench.headrace_contender:HeadraceXdp",
+        "headrace-merging": "bench.headrace_contender:HeadraceMerging",
         "headrace-vxlan": "bench.headrace_contender:HeadraceVxlan",
         "linux": "bench.linux:Linux",
         "linux-open": "bench.linux:LinuxOpen",

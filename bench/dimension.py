@@ -48,6 +48,7 @@ class Point:
     wire: str = "vxlan"
     underlay: Literal[4, 6] = 4
     connections: int = CONNECTIONS
+    cut: bool = False
 
     @property
     def site(self) -> Site:
@@ -56,7 +57,8 @@ class Point:
     def labels(self) -> dict[str, int | str]:
         ports: dict[str, int | str] = {"ports": self.kind} if self.kind != "veth" else {}
         more = {name: count for name, count in (("members", self.members), ("more", self.ports)) if count}
-        return {**self.parameters, "rules": self.rules, **more, **ports}
+        underlay: dict[str, int | str] = {"underlay": "cut"} if self.cut else {}
+        return {**self.parameters, "rules": self.rules, **more, **ports, **underlay}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,11 +244,24 @@ DIMENSIONS: tuple[Dimension, ...] = (
         better="higher",
         limit="wire",
         contenders=(*TCP_PATH, "linux-open"),
+        points=tuple(Point(rules=rules) for rules in RULES),
+        measure=bulk,
+    ),
+    Dimension(
+        name="tcp-merge",
+        title="the same, where single frames arrive: ports are taps, or the underlay carries no super-packets",
+        units={"": "Gbit/s"},
+        scale=1e-9,
+        better="higher",
+        limit=None,
+        contenders=("headrace-tc", "headrace-merging", "linux"),
         points=(
-            *(Point(rules=rules) for rules in RULES),
-            Point(rules=BASE_RULES, kind="tap", only=("headrace-tc", "linux", "linux-open")),
+            Point(rules=BASE_RULES, kind="tap"),
+            Point(rules=BASE_RULES, kind="tap", cut=True),
+            Point(rules=BASE_RULES, cut=True),
         ),
         measure=bulk,
+        rounds=3,
     ),
     Dimension(
         name="latency",

@@ -187,7 +187,7 @@ def reason(error: Exception) -> str:
 def stand_up(stack: contextlib.ExitStack, contender: Contender, kind: Kind, site: Site) -> Stand:
     """Wire, set up, start the server, pause; ``stack`` undoes all of it."""
     with contextlib.ExitStack() as own:
-        wiring = own.enter_context(Wiring(kind=kind, underlay=site.underlay))
+        wiring = own.enter_context(Wiring(kind=kind, underlay=site.underlay, cut=site.cut))
         own.callback(contender.teardown)
         contender.setup(wiring, site)
         server = start_server(wiring)

@@ -50,6 +50,7 @@ class HeadraceTc(Passive):
     sink: Sink = "tc"
     idle_timeout = UNANSWERED_S
     hook = "tc"
+    uplink_hook = "tc"
 
     def __init__(self) -> None:
         self._agents: list[Daemon] = []
@@ -78,7 +79,7 @@ class HeadraceTc(Passive):
         lines = [f'host = "{host.name}"', f'state = "{place}/state.yaml"', f'uplinks = ["{host.uplink}"]']
         lines += [f'bpf = "{bpf}/headrace"', f'run = "{place}/run-{host.name}"', f"connections = {site.connections}"]
         # Mostly one port sends everything here, so it may have every connection; Linux and OVS know no quota either.
-        lines += [f'uplink_hook = "{self.hook}"', 'log = "warning"', f"quota = {site.quota}"]
+        lines += [f'uplink_hook = "{self.uplink_hook}"', 'log = "warning"', f"quota = {site.quota}"]
         if site.segment.is_physical:
             lines += [f'physical_networks = {{ {PHYSICAL_NETWORK} = "{host.uplink}" }}']
         config.write_text("\n".join(lines) + "\n")
@@ -129,11 +130,18 @@ class HeadraceXdp(HeadraceTc):
     name = "headrace-xdp"
     sink: Sink = "xdp"
     super_packets = False
-    hook = "xdp"
+    hook = uplink_hook = "xdp"
 
     def setup(self, wiring: Wiring, site: Site) -> None:
         wiring.offloads_off()
         super().setup(wiring, site)
+
+
+class HeadraceMerging(HeadraceTc):
+    """Ports on the tc hook; on uplinks XDP takes the outer headers off, so that GRO can merge what was inside."""
+
+    name = "headrace-merging"
+    uplink_hook = "xdp"
 
 
 class HeadraceVxlan(HeadraceTc):

@@ -42,7 +42,8 @@ class Site:
     ``rules``: on either workload's port. ``members``: if not 0, the rule that allows the load names a remote group of
     so many addresses, not a CIDR. ``ports``: so many more on each host, idle, with a few rules each. ``quota``:
     connections that a port may have; 0: any number. ``wire``: what joins the hosts, one of ``SEGMENTS``; ``underlay``:
-    the IP version there. ``connections``: that a host has room for at least.
+    the IP version there. ``connections``: that a host has room for at least. ``cut``: every
+    frame crosses the underlay by itself, as between NICs; veths hand each other super-packets whole.
     """
 
     rules: int
@@ -52,10 +53,11 @@ class Site:
     wire: str = "vxlan"
     underlay: Literal[4, 6] = 4
     connections: int = CONNECTIONS
+    cut: bool = False
 
     def __str__(self) -> str:
         more = (f"{count} {what}" for count, what in ((self.members, "members"), (self.ports, "more ports")) if count)
-        return ", ".join([f"{self.rules} rules", *more, f"{self.wire} over IPv{self.underlay}"])
+        return ", ".join([f"{self.rules} rules", *more, f"{self.wire} over IPv{self.underlay}"] + ["cut"] * self.cut)
 
     @property
     def segment(self) -> Segment:

@@ -33,6 +33,10 @@ WORKLOAD_MTU = 1450
 UNDERLAY_MTU = 1550
 """Room for every wire's headers, so that all carry the same packets."""
 
+WHOLE = ("tso", "gso", "tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation", "tx-gre-segmentation",
+         "tx-gre-csum-segmentation")  # fmt: skip
+"""By which a veth's super-packets reach its other end as they are."""
+
 Kind = Literal["veth", "tap"]
 
 
@@ -75,6 +79,7 @@ class Wiring:
 
     kind: Kind = "veth"
     underlay: Literal[4, 6] = 4
+    cut: bool = False
     prefix: str = field(default_factory=lambda: f"hrb{secrets.token_hex(2)}")
 
     def __post_init__(self) -> None:
@@ -135,6 +140,9 @@ class Wiring:
             self._plug(host)
             self._address(host.workload, self.other(host).workload)
         for host in self.hosts:
+            if self.cut:
+                off = (word for feature in WHOLE for word in (feature, "off"))
+                run("ethtool", "-K", host.uplink, *off, namespace=host.namespace)
             self.merge(host, on=True)
             if self.kind == "veth":
                 gro(host.workload.namespace, host.workload.device, on=True)

@@ -63,7 +63,7 @@ $(SUITES:%=test-%):
 test-stock: deps ## all of Neutron's own ML2 test classes with our driver (long)
 	@$(PYTHON) -m pytest tests/neutron/stock -q --timeout 600 $(ARGS)
 
-test-lab: deps bpf ## the datapath packet by packet on Debian's 6.1, in the lab VM (long)
+test-lab: deps bpf ## in the lab VM: the datapath packet by packet on Debian's 6.1, and its kernel as the other side of every wire (long)
 	@$(PYTHON) -m pytest tests/netns -q -m lab --timeout 1200 $(ARGS)
 
 MINUTES ?= 10

@@ -205,13 +205,7 @@ class Cloud:
         self.url = f"{'https' if secure else 'http'}://{self._listen}"
 
     def __enter__(self) -> Self:
-        for name in (
-            "iptables",
-            "ip6tables",
-            "arptables",
-        ):  # else the bridge judges packets by netfilter (br_netfilter)
-            with contextlib.suppress(FileNotFoundError):
-                self.fabric.sysctl(f"net.bridge.bridge-nf-call-{name}", 0)
+        unfiltered(self.fabric)
         run(["ip", "-n", self.fabric.name, "link", "add", "fabric", "mtu", str(self.mtu), "type", "bridge"])
         run(["ip", "-n", self.fabric.name, "link", "set", "fabric", "up"])
         for address in self.underlay(CONTROLLER):
@@ -284,12 +278,16 @@ class Cloud:
     def join(self, namespace: Namespace, device: str, number: int) -> None:
         """Connect any machine to the underlay."""
         run(["ip", "-n", namespace.name, "link", "set", "lo", "up"])
+        self.attach(namespace, device)
+        lines = [f"address add {address} dev {device}" for address in self.underlay(number)]
+        run(["ip", "-n", namespace.name, "-batch", "-"], stdin="\n".join([*lines, f"link set {device} up"]))
+
+    def attach(self, namespace: Namespace, device: str) -> None:
+        """Make a device that leads to the underlay, without addresses."""
         pair = f"name {device} mtu {self.mtu} netns {namespace.name} type veth"
         pair += f" peer name {namespace.host} mtu {self.mtu} netns {self.fabric.name}"
         run(["ip", "link", "add", *pair.split()])
         run(["ip", "-n", self.fabric.name, "link", "set", namespace.host, "master", "fabric", "up"])
-        lines = [f"address add {address} dev {device}" for address in self.underlay(number)]
-        run(["ip", "-n", namespace.name, "-batch", "-"], stdin="\n".join([*lines, f"link set {device} up"]))
 
     # Desired state
 
@@ -385,6 +383,13 @@ class Cloud:
                     told = said.get(item.id)
                     if told is None or told.state != "up":
                         yield f"port {item.id} on {host.name}: {told}"
+
+
+def unfiltered(namespace: Namespace) -> None:
+    """Keep netfilter (br_netfilter) from judging what passes the bridges of a namespace."""
+    for name in ("iptables", "ip6tables", "arptables"):
+        with contextlib.suppress(FileNotFoundError):
+            namespace.sysctl(f"net.bridge.bridge-nf-call-{name}", 0)
 
 
 @contextlib.contextmanager

@@ -63,7 +63,7 @@ static __always_inline int hr_carry_out(struct __sk_buff *skb, const struct hr_p
 		if (copy.state != HR_ADJACENCY_RESOLVED || READ_ONCE(adjacency->state) != HR_ADJACENCY_RESOLVED)
 			return -1;
 		if (!(replay->flow.flags & HR_FLOW_WHOLE))
-			copy.flags = 0;
+			copy.flags &= ~HR_ADJACENCY_WHOLE;
 		hash = replay->flow.hash;
 		reason = hr_outer_push(skb, &copy, packet, replay->flow.segment, hash, true);
 		if (reason)

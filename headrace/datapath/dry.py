@@ -32,8 +32,8 @@ TC_ACT_UNSPEC = 0xFFFFFFFF
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What the programs concluded about one frame.
 
-    ``passed``: not ours, the kernel would have it. ``ifindex``: the device it would leave by, 0: none. ``frame``: as it
-    would leave. ``key``, ``rule``: of the walk; ``replayed``: an existing flow entry decides it.
+    ``passed``: the kernel would have it, and nobody else unless it is flooded. ``ifindex``: the device it would leave
+    by, 0: none. ``frame``: as it would leave. ``key``, ``rule``: of the walk; ``replayed``: an existing flow entry decides it.
     """
 
     reason: abi.Reason
@@ -110,6 +110,7 @@ def outcome(result: RunResult, conclusion: abi.Conclusion | None, name: str) -> 
         )
     return Outcome(
         reason=abi.Reason(conclusion.reason),
+        passed=result.retval == TC_ACT_UNSPEC,
         ifindex=conclusion.ifindex,
         replayed=bool(conclusion.replayed),
         copies=conclusion.copies,

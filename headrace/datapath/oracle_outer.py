@@ -69,7 +69,7 @@ def from_port(view: View, arrival: Arrival, name: str) -> Approach:
         raise Dropped(Reason.NO_PORT, f"no device of a port {name} on host {view.host}")
     frame = whole(arrival)
     kind, vid = vlan.tag_of(frame)
-    sub_port = view.sub_port(port, vid) if kind == vlan.CUSTOMER and vid else None
+    sub_port = view.sub_port(port, vid) if kind == vlan.CUSTOMER and vid and not frame[6] & 1 else None
     if sub_port is None:
         return Approach(frame=arrival.frame, port=port, vlan=arrival.vlan)
     return Approach(frame=vlan.without(frame), port=sub_port)

@@ -16,7 +16,7 @@ Place = tuple[Port, int, int, int]
 def compile_parts(view: View) -> Parts:
     """hr_fdbs and hr_floods, by network. An address pair's MAC has no entry: where it is, is learnt.
 
-    Nor has a port elsewhere on a physical network: it is on the wire, as all that is not here.
+    A port elsewhere on a physical network is on the wire, as all that is not here; but nobody here may claim its MAC.
     """
     places: dict[str, dict[str, Place]] = {name: {} for name in view.networks}
     segments = view.segments
@@ -27,6 +27,12 @@ def compile_parts(view: View) -> Parts:
             continue
         index = view.index.endpoint(f"port {port.id}")
         places[port.network][port.id] = port, segments[port.network], index, vteps[vtep]
+    for port in view.ports:
+        physical = view.networks[port.network].segment.physical_network
+        if physical is not None and port.host not in {None, view.host}:
+            segment = segments[port.network]
+            index, wire = view.index.endpoint(f"wire {segment:x}"), view.index.vtep(f"wire {physical}")
+            places[port.network][port.id] = port, segment, index, wire
     for port in view.local_ports:
         places[port.network][port.id] = port, segments[port.network], view.index.port(port.id), 0
     memo = view.memo

@@ -374,7 +374,7 @@ class PacketHost:
         refused = tuple(
             Refusal(port=port, reason=reason)
             for (port, reason), count in sorted(counts.reasons.items())
-            if observed.reason == Reason.FLOODED and (port != entered or reason == Reason.TOO_BIG)
+            if observed.reason == Reason.FLOODED != reason and (port != entered or reason == Reason.TOO_BIG)
             for _ in range(count)
         )
         if conclusion == NOTHING:

@@ -87,11 +87,9 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     counts: Counts = msgspec.field(default_factory=Counts)
 
 
-def skb_context(
-    ifindex: int, *, gso_size: int = 0, vlan: int | None = None, vlan_type: int = 0x8100, length: int = 0
-) -> bytes:
-    """A ``struct __sk_buff``. ``vlan``, ``vlan_type`` and ``length`` are for the prelude of host.py."""
-    return SKB.pack(0, ifindex, 0 if vlan is None else vlan_type << 16 | vlan, length, gso_size)
+def skb_context(ifindex: int, *, gso_size: int = 0, vlan: int | None = None, length: int = 0) -> bytes:
+    """A ``struct __sk_buff``. ``vlan`` (type << 16 | TCI) and ``length`` are for the prelude of host.py."""
+    return SKB.pack(0, ifindex, vlan or 0, length, gso_size)
 
 
 def xdp_context(ifindex: int, length: int) -> bytes:

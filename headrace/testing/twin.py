@@ -28,7 +28,7 @@ from headrace.model import Segment
 from headrace.model import State as Desired
 from headrace.testing.host import SHORTEST, PacketHost
 from headrace.testing.observation import Counts, Hook, Observed
-from headrace.testing.outer import take_off
+from headrace.testing.outer import take_off, take_tags
 from headrace.testing.pause import Pauser
 
 LONGEST = 3500
@@ -224,6 +224,8 @@ class Twin:
         frames = [self._without_tag(one) for one in observed.outputs]
         tunnelled = observed.wires == (None,) and not foretold.reason
         left = take_off(foretold.frame).inner if tunnelled else foretold.frame
+        if observed.outer and not tunnelled:
+            left = take_tags(foretold.frame, "")[1]  # but for the one beside it
         pairs: dict[str, tuple[Any, Any]] = {
             "reason": (foretold.reason, observed.reason),
             "passed": (foretold.passed, observed.passed),
@@ -261,7 +263,8 @@ class Twin:
             counts.reasons[refusal.port, refusal.reason] += 1
         if decision.walked and not observed.replayed:
             add(here, "walked")
-            if arrival.gso_size and decision.reason in ADMITTING:  # what is malformed is weighed as far as it was read
+            tagged = self.host.entering(arrival)[1] is not None  # so that it is not in the frame
+            if (tagged or arrival.gso_size) and decision.reason in ADMITTING:  # weighed as far as it was read
                 return replace(counts, traffic=observed.counts.traffic)
         if here and decision.reason in {Reason.NONE, Reason.FLOODED}:
             add(here, "from_port")

@@ -54,6 +54,8 @@ ONLY_PACKET_TEST = {
     "ringbuf": "what programs hand to user space",
     "replay": "what comes before all stages",
     "tcp": "track, where it is about TCP's numbers",
+    "physical": "admit and forward, where a network is on a wire of the operator's",
+    "trunk": "admit, where ports share a device",
     "wire_hostile": "admit, where the outer headers of every wire are wrong",
 }
 """Names that stand alone, with the reason."""

@@ -17,7 +17,7 @@ from headrace.agent.underlay import Underlay, remote_vteps
 from headrace.datapath.bpf import Datapath
 from headrace.datapath.netlink import Event, Link, Netlink
 from headrace.errors import HeadraceError, NotSupported
-from headrace.model import HostStatus, Port, PortStatus
+from headrace.model import HostStatus, Port, PortStatus, WireStatus
 from headrace.stages import Device, Memo, View, compile_parts
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,9 @@ TUNNEL_SEGMENTATION = ("tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation"
 Where hosts have their uplinks on XDP, the other end takes whole frames alone: all that is off then.
 """
 
+TUNNEL_TYPES = ("vxlan", "geneve", "gre", "mpls", "nsh")
+PHYSICAL_TYPES = ("flat", "vlan")
+"""Network types that a host offers; the latter where a physical network is mapped to a device that is there."""
 
 ATTACHING = 0.25
 """Seconds of a pass for attaching: each program costs the kernel a grace period, and rules must not wait for all."""
@@ -64,9 +67,17 @@ class Reconciler:
 
     def status(self, desired: Desired | None = None, ports: tuple[PortStatus, ...] = ()) -> HostStatus:
         """What the host says of itself."""
+        wires = {
+            name: WireStatus(device=device, mtu=self.links[device].mtu)
+            for name, device in self._config.physical_networks.items()
+            if device in self.links
+        }
         return HostStatus(
             id=self._config.host,
             vteps=self._own_vteps(),
+            network_types=(*(PHYSICAL_TYPES if wires else ()), *TUNNEL_TYPES),
+            physical_networks=tuple(sorted(wires)),
+            wires=wires,
             mtu=min((self.links[name].mtu for name in self._config.uplinks if name in self.links), default=0),
             version=__version__,
             epoch=desired.epoch if desired else "",

@@ -14,7 +14,7 @@ from headrace.model.object import (
     SecurityGroup,
     Subnet,
 )
-from headrace.model.record import HostStatus, PortStatus, Record
+from headrace.model.record import HostStatus, PortStatus, Record, WireStatus
 from headrace.model.segment import Segment
 from headrace.model.state import State, decode, plural
 
@@ -36,6 +36,7 @@ __all__ = [
     "Segment",
     "State",
     "Subnet",
+    "WireStatus",
     "decode",
     "plural",
 ]

@@ -36,9 +36,17 @@ class PortStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     device: str = ""
 
 
+class WireStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What leads to a physical network on a host. ``mtu``: octets."""
+
+    device: str
+    mtu: int = 0
+
+
 class HostStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a host says of itself: its tunnel endpoints, abilities, and how far it has applied desired state.
 
+    ``mtu``: of its uplinks, the least. ``wires``: of each of its physical networks.
     ``epoch``: the controller epoch that ``applied`` (a controller revision) belongs to.
     ``time``: Unix seconds when the host said so, by the controller's clock.
     ``drained``: an operator has it take no new ports. ``repairs``: differences that its agent found in its datapath and
@@ -57,3 +65,4 @@ class HostStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     time: float = 0.0
     drained: bool = False
     repairs: int = 0
+    wires: dict[str, WireStatus] = {}

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from headrace.errors import NotSupported
-from headrace.neutron.translate import NotCarried, carried_segment, port
+from headrace.model import Segment
+from headrace.neutron import translate
+from headrace.neutron.translate import NotCarried
 
 DRIVER_NAME = "headrace"
 """Our name in ``mechanism_drivers``, and so in the levels of a binding."""
@@ -17,8 +19,6 @@ DRIVER_NAME = "headrace"
 AGENT_TYPE = "Headrace agent"
 VIF_TYPE = "tap"
 VNIC_TYPES = ("normal",)
-OVERHEAD = {4: 50, 6: 70}
-"""Octets that VXLAN adds to a workload's IP packet, by version of the outer IP (RFC 7348; inner Ethernet included)."""
 
 WITHOUT = {
     "qos_policy_id": "a QoS policy",
@@ -39,8 +39,9 @@ def choose(
     segments: Sequence[Attributes],
     to_bind: Iterable[Attributes],
     agents: Iterable[Attributes],
+    transports: Mapping[str, str],
 ) -> Attributes:
-    """The segment to bind the port to. Raises Refused with the reason.
+    """The segment to bind the port to. Raises Refused with the reason and what to do about it.
 
     ``segments``: all static segments of the network; ``to_bind``: those that Neutron offers at this level.
     ``agents``: the Headrace agents that Neutron knows on the host (there is one at most).
@@ -52,22 +53,19 @@ def choose(
     for attribute, meaning in WITHOUT.items():
         if source.get(attribute):
             raise Refused(f"{meaning} ({source[attribute]}) cannot be enforced yet; remove it from the port")
-    for attribute in ("vlan_transparent", "vlan_qinq"):
-        if network.get(attribute):
-            raise Refused(f"network {network['id']} is {attribute}; tagged frames are not carried")
     try:
-        port(source, ours=True)
+        translate.port(source, ours=True)
+        segment = translate.segment(network, segments, transports)
     except NotCarried as error:
         raise Refused(str(error)) from None
     configurations = abilities(host, agents)
-    carried = carried_segment(segments)
-    reasons = []
-    for segment in to_bind:
-        reason = obstacle(segment, carried, network, configurations)
-        if reason is None:
-            return segment
-        reasons.append(f"segment {segment['id']}: {reason} on host {host}")
-    raise Refused("; ".join(reasons) or f"network {network['id']} has no segment to bind")
+    # A mechanism driver above ours may offer a segment of its own making, which is no way between our hosts.
+    offered = next((each for each in to_bind if each["id"] == segments[0]["id"]), None)
+    if offered is None:
+        raise Refused(f"network {network['id']}: its segment is not offered to {DRIVER_NAME}; bind it at the top level")
+    if reason := obstacle(segment, network["mtu"], configurations, host):
+        raise Refused(f"network {network['id']}: {reason}")
+    return offered
 
 
 def abilities(host: str, agents: Iterable[Attributes]) -> Attributes:
@@ -84,25 +82,32 @@ def abilities(host: str, agents: Iterable[Attributes]) -> Attributes:
     raise Refused(f"the {AGENT_TYPE} on host {host} is dead (last heard {known[0]['heartbeat_timestamp']})")
 
 
-def obstacle(
-    segment: Attributes, carried: Attributes | None, network: Attributes, configurations: Attributes
-) -> str | None:
-    """Why this segment cannot be used with these abilities, or None."""
-    kind, physical = segment["network_type"], segment.get("physical_network")
-    if kind not in configurations.get("network_types", ()):
-        return f"network type {kind} is not available"
-    if physical and physical not in configurations.get("physical_networks", ()):
-        return f"physical network {physical} is not connected"
-    if carried is None or segment["id"] != carried["id"]:
-        return f"network type {kind} is not one Headrace carries here"
-    mtu, needed = configurations.get("mtu") or 0, network["mtu"] + overhead(configurations)
-    if mtu and mtu < needed:
-        return f"network mtu {network['mtu']} needs {needed} on the uplink, which has {mtu}"
+def obstacle(segment: Segment, mtu: int, configurations: Attributes, host: str) -> str | None:
+    """Why a host with these abilities cannot carry a network of this segment and MTU, and the cure; or None."""
+    physical = segment.physical_network
+    if physical is not None and physical not in (configurations.get("physical_networks") or ()):
+        return (
+            f"physical network {physical} is not connected on host {host}; "
+            f'there, set physical_networks = {{{physical} = "DEVICE"}} in agent.toml, and see that the device exists'
+        )
+    kinds = configurations.get("network_types") or ()
+    if segment.type not in kinds:
+        return f"network type {segment.type} is not available on host {host} ({', '.join(kinds)}); upgrade its agent"
+    if physical is not None:
+        room, needed = (configurations.get("physical_mtus") or {}).get(physical, 0), mtu + segment.overhead(4)
+        where = f"the device of physical network {physical}"
+    else:
+        room, needed = configurations.get("mtu") or 0, mtu + segment.overhead(outer_version(configurations))
+        where = "the uplinks"
+    if room and room < needed:
+        return (
+            f"its mtu {mtu} needs {needed} on {where} of host {host}, which has {room}; "
+            f"raise that, or lower the network's to {room - needed + mtu}"
+        )
     return None
 
 
-def overhead(configurations: Attributes) -> int:
-    """Octets that the tunnel adds between hosts with these tunnel endpoints."""
+def outer_version(configurations: Attributes) -> int:
+    """The IP version of tunnels between hosts with these tunnel endpoints: 6 where there is no IPv4 one."""
     vteps = configurations.get("vteps") or ()
-    only6 = bool(vteps) and all(":" in address for address in vteps)
-    return OVERHEAD[6 if only6 else 4]
+    return 6 if vteps and all(":" in address for address in vteps) else 4

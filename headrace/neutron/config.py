@@ -1,7 +1,8 @@
-"""The ``[headrace]`` group of neutron.conf or ml2_conf.ini."""
+"""The groups ``[headrace]``, ``[ml2_type_mpls]`` and ``[ml2_type_nsh]`` of neutron.conf or ml2_conf.ini."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from neutron_lib._i18n import _
@@ -9,9 +10,11 @@ from oslo_config import cfg
 
 from headrace.controller.api import PORT
 from headrace.controller.identity import DIRECTORY, Files
-from headrace.neutron.translate import WRITER
+from headrace.model.segment import TRANSPORTS
+from headrace.neutron.translate import VERSION, WRITER
 
 GROUP = "headrace"
+MPLS_GROUP, NSH_GROUP = "ml2_type_mpls", "ml2_type_nsh"
 
 NO_DOMAIN = "openstacklocal"
 """Default of ``dns_domain`` (neutron.conf.common)."""
@@ -59,15 +62,60 @@ OPTIONS = [
     ),
 ]
 
+MPLS_OPTIONS = [
+    cfg.ListOpt(
+        "label_ranges",
+        default=[],
+        help=_(
+            "Comma-separated <first>:<last> of labels that networks of type mpls are given, each from 16 to 1048575 "
+            "(RFC 3032). Every label is a row in the database: give as many as there will be networks."
+        ),
+    ),
+    cfg.StrOpt(
+        "transport",
+        default=TRANSPORTS["mpls"][0],
+        choices=TRANSPORTS["mpls"],
+        help=_("What carries MPLS between hosts: UDP (RFC 7510) or GRE (RFC 4023). One for all networks."),
+    ),
+]
+
+NSH_OPTIONS = [
+    cfg.ListOpt(
+        "path_ranges",
+        default=[],
+        help=_(
+            "Comma-separated <first>:<last> of service path identifiers that networks of type nsh are given, each from "
+            "1 to 16777215 (RFC 8300). Every one is a row in the database: give as many as there will be networks."
+        ),
+    ),
+    cfg.StrOpt(
+        "transport",
+        default=TRANSPORTS["nsh"][0],
+        choices=TRANSPORTS["nsh"],
+        help=_(
+            "What carries NSH between hosts: VXLAN-GPE, or Ethernet alone where all hosts are on one link. "
+            "One for all networks."
+        ),
+    ),
+]
+
+GROUPS = {GROUP: OPTIONS, MPLS_GROUP: MPLS_OPTIONS, NSH_GROUP: NSH_OPTIONS}
+
 
 def register(conf: cfg.ConfigOpts = cfg.CONF) -> None:
-    """Make ``conf.headrace`` known. Twice changes nothing."""
-    conf.register_opts(OPTIONS, group=GROUP)
+    """Make the groups known to ``conf``. Twice changes nothing."""
+    for group, options in GROUPS.items():
+        conf.register_opts(options, group=group)
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
     """For oslo-config-generator."""
-    return [(GROUP, OPTIONS)]
+    return list(GROUPS.items())
+
+
+def transports(conf: cfg.ConfigOpts = cfg.CONF) -> dict[str, str]:
+    """By network type, what carries it."""
+    return {"mpls": conf[MPLS_GROUP].transport, "nsh": conf[NSH_GROUP].transport}
 
 
 def dns_domain(conf: cfg.ConfigOpts = cfg.CONF) -> str:
@@ -79,3 +127,9 @@ def tls(conf: cfg.ConfigOpts = cfg.CONF) -> Files:
     """The certificates to show to a controller that is reached by https."""
     options = conf[GROUP]
     return Files(Path(options.ca), Path(options.certificate), Path(options.key))
+
+
+def translation(conf: cfg.ConfigOpts = cfg.CONF) -> str:
+    """What decides, beside Neutron's objects, on what they become."""
+    carried = " ".join(f"{kind}-{transport}" for kind, transport in sorted(transports(conf).items()))
+    return hashlib.sha256(f"{VERSION} {carried} {dns_domain(conf)}".encode()).hexdigest()

@@ -67,7 +67,7 @@ def settings(directory: Path, database: str, controller: str) -> dict[str, dict[
         "DEFAULT": {
             "core_plugin": "ml2",
             # Address groups, revisions and tags come with ML2; no router until Headrace routes.
-            "service_plugins": "",
+            "service_plugins": "trunk",
             "auth_strategy": "noauth",
             "transport_url": "fake://",
             "rpc_workers": "0",
@@ -82,7 +82,7 @@ def settings(directory: Path, database: str, controller: str) -> dict[str, dict[
         "database": {"connection": database, "max_pool_size": "20"},
         "oslo_concurrency": {"lock_path": str(directory / "lock")},
         "ml2": {
-            "type_drivers": "flat,vlan,vxlan,geneve",
+            "type_drivers": "flat,vlan,vxlan,geneve,gre,mpls,nsh",
             "tenant_network_types": "vxlan",
             "mechanism_drivers": "headrace",
             "extension_drivers": "port_security",
@@ -90,7 +90,10 @@ def settings(directory: Path, database: str, controller: str) -> dict[str, dict[
         "ml2_type_vlan": {"network_vlan_ranges": "physnet1:100:199"},
         "ml2_type_flat": {"flat_networks": "physnet1"},
         "ml2_type_vxlan": {"vni_ranges": "1000:99999"},
-        "ml2_type_geneve": {"vni_ranges": "100000:199999", "max_header_size": "38"},
+        "ml2_type_geneve": {"vni_ranges": "100000:100999"},
+        "ml2_type_gre": {"tunnel_id_ranges": "200000:200999"},
+        "ml2_type_mpls": {"label_ranges": "1000:1999"},
+        "ml2_type_nsh": {"path_ranges": "1:999"},
         "headrace": {"controller": controller},
     }
 

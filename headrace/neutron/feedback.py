@@ -36,6 +36,8 @@ LOG = logging.getLogger(__name__)
 HEARTBEATS = 6
 """Times that a live agent is written down within Neutron's ``agent_down_time``."""
 
+PHYSICAL_TYPES = (constants.TYPE_FLAT, constants.TYPE_VLAN)
+
 OUTCOME: dict[str, str] = {"down": constants.PORT_STATUS_DOWN, "error": constants.PORT_STATUS_ERROR}
 
 
@@ -210,9 +212,13 @@ def abilities(status: HostStatus) -> dict[str, Any]:
     """What a host can do, as ``configurations`` of its agent."""
     return {
         "network_types": list(status.network_types),
+        "tunnel_types": [kind for kind in status.network_types if kind not in PHYSICAL_TYPES],
         "physical_networks": list(status.physical_networks),
+        # Where Neutron's service plug-in ``segments`` looks for them.
+        "bridge_mappings": {name: wire.device for name, wire in status.wires.items()},
         "vteps": list(status.vteps),
         "mtu": status.mtu,
+        "physical_mtus": {name: wire.mtu for name, wire in status.wires.items()},
         "version": status.version,
         "drained": status.drained,
     }

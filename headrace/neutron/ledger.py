@@ -81,10 +81,10 @@ def unmark(rows: Sequence[int]) -> None:
 
 @db_api.retry_db_errors
 def unmark_all() -> None:
-    """Delete every mark; only sound before a comparison, which sees all that they could tell."""
+    """Delete every mark of a mirrored object; only sound before a comparison, which sees all that they could tell."""
     context = admin()
     with db_api.CONTEXT_WRITER.using(context):
-        context.session.query(Dirty).delete(synchronize_session=False)
+        context.session.query(Dirty).filter(Dirty.type.in_(tuple(MODELS))).delete(synchronize_session=False)
 
 
 # Comparison
@@ -197,6 +197,19 @@ def resign(holder: str) -> None:
     context = admin()
     with db_api.CONTEXT_WRITER.using(context):
         context.session.execute(sa.update(Leader).where(Leader.holder == holder).values(until=0))
+
+
+@db_api.retry_db_errors
+def forget_translation(translation: str) -> bool:
+    """Have everything pushed again if what decides on bodies, beside Neutron's objects, is not what it was."""
+    context = admin()
+    with db_api.CONTEXT_WRITER.using(context):
+        row = context.session.get(Leader, 1)
+        if row.translation == translation:
+            return False
+        row.translation = translation
+        context.session.query(Ledger).update({"revision": REFUSED}, synchronize_session=False)
+        return True
 
 
 @db_api.retry_db_errors

@@ -9,18 +9,20 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from neutron.db import provisioning_blocks
+from neutron.db import provisioning_blocks, segments_db
 from neutron.db.models.securitygroup import SecurityGroupRule
+from neutron.db.models_v2 import Port
+from neutron.plugins.ml2.models import PortBindingLevel
 from neutron_lib import constants
-from neutron_lib.api.definitions import portbindings
+from neutron_lib.api.definitions import multiprovidernet, portbindings
 from neutron_lib.callbacks import events, registry, resources
-from neutron_lib.db import api as db_api
+from neutron_lib.exceptions import InvalidInput
 from neutron_lib.plugins.ml2 import api
 from oslo_config import cfg
 
-from headrace.neutron import config, refusal
-from headrace.neutron.binding import AGENT_TYPE, VIF_TYPE, VNIC_TYPES, Refused, choose
-from headrace.neutron.models import Dirty
+from headrace.neutron import config, refusal, trunk
+from headrace.neutron.binding import AGENT_TYPE, DRIVER_NAME, VIF_TYPE, VNIC_TYPES, Refused, choose
+from headrace.neutron.dirty import mark
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +48,7 @@ class HeadraceMechanismDriver(api.MechanismDriver):
     def initialize(self) -> None:
         """Register options and callbacks. Called once per process that loads ML2."""
         config.register(cfg.CONF)
+        self.trunk = trunk.TrunkDriver.create()
         for event in (events.PRECOMMIT_CREATE, events.PRECOMMIT_UPDATE, events.PRECOMMIT_DELETE):
             registry.subscribe(self.mark_security_group, resources.SECURITY_GROUP, event)
         for event in (events.PRECOMMIT_CREATE, events.PRECOMMIT_DELETE):
@@ -65,7 +68,18 @@ class HeadraceMechanismDriver(api.MechanismDriver):
         """Mark it."""
         mark(context.plugin_context, "network", context.current["id"])
 
-    update_network_precommit = delete_network_precommit = create_network_precommit
+    delete_network_precommit = create_network_precommit
+
+    def update_network_precommit(self, context: Any) -> None:
+        """Mark it. A second segment is refused while ports are bound here: they would be on half a network."""
+        network = context.current
+        mark(context.plugin_context, "network", network["id"])
+        grown = network.get(multiprovidernet.SEGMENTS) and not context.original.get(multiprovidernet.SEGMENTS)
+        if grown and (count := bound_on(context.plugin_context, network["id"])):
+            raise InvalidInput(
+                error_message=f"network {network['id']} has {count} ports bound by {DRIVER_NAME}, which carries "
+                "networks of exactly one segment; make another network, or unbind these ports first"
+            )
 
     def create_subnet_precommit(self, context: Any) -> None:
         """Mark it, and its network, whose revision goes up with it."""
@@ -78,12 +92,12 @@ class HeadraceMechanismDriver(api.MechanismDriver):
 
     def create_port_precommit(self, context: Any) -> None:
         """Mark it; ACTIVE waits for the datapath."""
-        mark(context.plugin_context, "port", context.current["id"])
+        self.mark_port(context)
         self.block(context)
 
     def update_port_precommit(self, context: Any) -> None:
         """Mark it, and keep the reason of a failed binding as long as it is failed."""
-        mark(context.plugin_context, "port", context.current["id"])
+        self.mark_port(context)
         if context.vif_type == portbindings.VIF_TYPE_BINDING_FAILED:
             self.record_refusal(context)
         elif context.original_vif_type == portbindings.VIF_TYPE_BINDING_FAILED:
@@ -94,9 +108,17 @@ class HeadraceMechanismDriver(api.MechanismDriver):
 
     def delete_port_precommit(self, context: Any) -> None:
         """Mark it."""
-        mark(context.plugin_context, "port", context.current["id"])
+        self.mark_port(context)
         if context.vif_type == portbindings.VIF_TYPE_BINDING_FAILED:
             refusal.clear(context.plugin_context, context.current["id"])
+
+    @staticmethod
+    def mark_port(context: Any) -> None:
+        """Mark a port, and where it is a trunk's the trunk, which follows it."""
+        port = context.current["id"]
+        mark(context.plugin_context, "port", port)
+        if trunk.concerns(context.current) or (context.original and trunk.concerns(context.original)):
+            mark(context.plugin_context, trunk.MARK, port)
 
     def block(self, context: Any) -> None:
         """Keep the port from turning ACTIVE before the datapath on its host has acknowledged it."""
@@ -137,12 +159,21 @@ class HeadraceMechanismDriver(api.MechanismDriver):
     @staticmethod
     def choose(context: Any, to_bind: Any) -> Any:
         """``binding.choose`` on ML2's context."""
-        return choose(
-            context.current,
-            context.network.current,
-            context.network.network_segments,
-            to_bind,
-            context.host_agents(AGENT_TYPE),
+        network = context.network.current
+        # The context has dynamic segments too, which other drivers made between them.
+        segments = segments_db.get_network_segments(context.plugin_context, network["id"])
+        agents = context.host_agents(AGENT_TYPE)
+        return choose(context.current, network, segments, to_bind, agents, config.transports())
+
+    @staticmethod
+    def check_segment_for_agent(segment: Any, agent: Any) -> bool:
+        """Whether a host reaches a segment, for Neutron's routed networks (service plug-in ``segments``)."""
+        if agent["agent_type"] != AGENT_TYPE:
+            return False
+        able = agent["configurations"]
+        physical = segment[api.PHYSICAL_NETWORK]
+        return segment[api.NETWORK_TYPE] in able.get("network_types", ()) and (
+            not physical or physical in able.get("physical_networks", ())
         )
 
     # The callback registry. It holds methods weakly: ML2 keeps the driver, and so these, alive.
@@ -169,12 +200,7 @@ class HeadraceMechanismDriver(api.MechanismDriver):
         mark(payload.context, "address_group", payload.resource_id)
 
 
-def mark(context: Any, kind: str, identity: str) -> None:
-    """Note a change in the caller's transaction, or in one of its own where the caller has none."""
-    change = Dirty(type=kind, object_id=identity)
-    if db_api.is_session_active(context.session):
-        # Not flushed here: a deadlock would come out of a callback, as 409, where Neutron's own flush tries again.
-        context.session.add(change)
-        return
-    with db_api.CONTEXT_WRITER.using(context):
-        context.session.add(change)
+def bound_on(context: Any, network: str) -> int:
+    """How many ports of a network are bound through us."""
+    ports = context.session.query(Port.id).join(PortBindingLevel, PortBindingLevel.port_id == Port.id)
+    return int(ports.filter(Port.network_id == network, PortBindingLevel.driver == DRIVER_NAME).distinct().count())

@@ -1,10 +1,12 @@
 """Headrace's own tables in Neutron's database.
 
 They hold what has to outlive a process of Neutron, and nothing that can be computed: what changed, what the
-controller has acknowledged, who leads, and why a port could not be bound.
+controller has acknowledged, who leads, why a port could not be bound, and which labels and paths networks have.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import sqlalchemy as sa
 from neutron_lib.db import model_base
@@ -54,7 +56,8 @@ class Leader(model_base.BASEV2):
     """One row: which worker pushes, until when (Unix seconds by the database's clock), and the two epochs.
 
     ``writer_epoch`` names this life of Neutron's database. ``controller_epoch`` is the one that the ledger belongs
-    to; None while a full resync is due or under way.
+    to; None while a full resync is due or under way. ``translation``: what decided, beside Neutron's objects, on the
+    bodies that were pushed.
     """
 
     __tablename__ = "headrace_leader"
@@ -63,3 +66,23 @@ class Leader(model_base.BASEV2):
     until = sa.Column(sa.BigInteger(), nullable=False, default=0)
     writer_epoch = sa.Column(sa.String(36), nullable=False)
     controller_epoch = sa.Column(sa.String(64))
+    translation = sa.Column(sa.String(64))
+
+
+class MplsAllocation(model_base.BASEV2):
+    """A label that networks of type mpls are given, or one outside the ranges that a network was created with."""
+
+    __tablename__ = "headrace_mpls_allocations"
+    label = sa.Column(sa.Integer(), primary_key=True, autoincrement=False)
+    allocated: Any = sa.Column(sa.Boolean(), nullable=False, default=False, server_default=sa.sql.false(), index=True)
+
+
+class NshAllocation(model_base.BASEV2):
+    """The same of service path identifiers, for networks of type nsh."""
+
+    __tablename__ = "headrace_nsh_allocations"
+    path = sa.Column(sa.Integer(), primary_key=True, autoincrement=False)
+    allocated: Any = sa.Column(sa.Boolean(), nullable=False, default=False, server_default=sa.sql.false(), index=True)
+
+
+ALL = (Dirty, Ledger, Refusal, Leader, MplsAllocation, NshAllocation)

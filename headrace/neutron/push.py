@@ -15,7 +15,7 @@ from headrace.controller.api import Answer
 from headrace.controller.client import Client
 from headrace.errors import InvalidInput
 from headrace.model import TYPES, Port, Record
-from headrace.neutron import ledger
+from headrace.neutron import config, ledger, trunk
 from headrace.neutron.ledger import Entry, Key, Lease
 from headrace.neutron.reader import Found, read
 from headrace.neutron.translate import WRITER
@@ -39,11 +39,15 @@ class EpochChanged(Exception):
 
 
 class Pusher:
-    """One leader's dealings with one controller. ``lease`` changes as epochs do; any other state is in the ledger."""
+    """One leader's dealings with one controller. ``lease`` changes as epochs do; any other state is in the ledger.
+
+    ``trunks``: ports that were marked as members of trunks, for whoever looks at those (headrace.neutron.follower).
+    """
 
     def __init__(self, client: Client) -> None:
         self.client = client
         self.lease = Lease(writer_epoch="", controller_epoch=None)
+        self.trunks: set[str] = set()
 
     @property
     def epoch(self) -> str | None:
@@ -53,6 +57,8 @@ class Pusher:
     async def begin(self) -> None:
         """Find out whether the controller has what the ledger says, and make it so."""
         self.lease = await asyncio.to_thread(ledger.current)
+        if await asyncio.to_thread(ledger.forget_translation, config.translation()):
+            LOG.info("Neutron's objects are translated in another way than before; pushing everything")
         await asyncio.to_thread(ledger.unmark_all)
         listings = [await self.client.list(kind) for kind in ORDER]
         epoch = listings[0].epoch
@@ -78,7 +84,8 @@ class Pusher:
         rows, keys = await asyncio.to_thread(ledger.marks, MARKS)
         if not rows:
             return None
-        hosts = await self.push(keys)
+        hosts = await self.push([key for key in keys if key[0] in ledger.MODELS])
+        self.trunks |= {port for kind, port in keys if kind == trunk.MARK}
         await asyncio.to_thread(ledger.unmark, rows)
         return hosts
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from neutron.db import segments_db
 from neutron.plugins.ml2.models import PortBindingLevel
+from neutron.services.trunk.models import SubPort, Trunk
 from neutron_lib.api.definitions import portbindings
 from neutron_lib.db import api as db_api
 from neutron_lib.plugins import directory
@@ -17,7 +18,7 @@ from headrace.model import Object, Record
 from headrace.neutron import config, translate
 from headrace.neutron.binding import DRIVER_NAME, VIF_TYPE
 from headrace.neutron.ledger import Key, admin
-from headrace.neutron.translate import WRITER, Attributes, NotCarried
+from headrace.neutron.translate import WRITER, Attributes, NotCarried, Place
 
 LAST_REVISION = 2**53 - 1
 """The revision of a deletion: above any, for Neutron never uses an id twice. (2^53: exact in every JSON reader.)"""
@@ -74,8 +75,9 @@ def networks(context: Any, plugin: Any, identities: list[str]) -> Read:
     """Networks, with their segments."""
     sources = plugin.get_networks(context, filters={"id": identities})
     segments = segments_db.get_networks_segments(context, identities)
+    settings = config.transports(), config.dns_domain()
     for source in sources:
-        yield source, attempt(translate.network, source, segments[source["id"]], config.dns_domain())
+        yield source, attempt(translate.network, source, segments[source["id"]], *settings)
 
 
 def subnets(context: Any, plugin: Any, identities: list[str]) -> Read:
@@ -87,15 +89,36 @@ def subnets(context: Any, plugin: Any, identities: list[str]) -> Read:
 
 
 def ports(context: Any, plugin: Any, identities: list[str]) -> Read:
-    """Ports with their bindings; also those of networks that are not carried, which are members of groups too."""
+    """Ports with their bindings and places in trunks.
+
+    Also those of networks that are not carried, which are members of groups too: on no host, whatever bound them.
+    """
     sources = plugin.get_ports(context, filters={"id": identities})
     levels = context.session.query(PortBindingLevel.port_id, PortBindingLevel.host).filter(
         PortBindingLevel.port_id.in_(identities), PortBindingLevel.driver == DRIVER_NAME
     )
     bound = {(level.port_id, level.host) for level in levels}
+    places = places_of(context, identities)
+    foreign = not_carried(context, plugin, [source for source in sources if source[portbindings.VIF_TYPE] == VIF_TYPE])
     for source in sources:
-        ours = source[portbindings.VIF_TYPE] == VIF_TYPE and (source["id"], source[portbindings.HOST_ID]) in bound
-        yield source, attempt(translate.port, source, ours=ours)
+        ours = (
+            source[portbindings.VIF_TYPE] == VIF_TYPE
+            and (source["id"], source[portbindings.HOST_ID]) in bound
+            and source["network_id"] not in foreign
+        )
+        yield source, attempt(translate.port, source, ours=ours, place=places.get(source["id"]))
+
+
+def places_of(context: Any, identities: list[str]) -> dict[str, Place]:
+    """Of these ports, the sub-ports of trunks."""
+    rows = (
+        context.session.query(
+            SubPort.port_id, Trunk.port_id.label("parent"), SubPort.segmentation_type, SubPort.segmentation_id
+        )
+        .join(Trunk, Trunk.id == SubPort.trunk_id)
+        .filter(SubPort.port_id.in_(identities))
+    )
+    return {row.port_id: Place(row.parent, row.segmentation_type, row.segmentation_id) for row in rows}
 
 
 def security_groups(context: Any, plugin: Any, identities: list[str]) -> Read:

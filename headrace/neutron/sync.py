@@ -13,7 +13,7 @@ from oslo_db.exception import DBError
 
 from headrace.controller.client import Client
 from headrace.errors import HeadraceError, Unavailable
-from headrace.neutron import config, ledger
+from headrace.neutron import config, follower, ledger
 from headrace.neutron.feedback import Feedback
 from headrace.neutron.push import EpochChanged, Pusher
 
@@ -103,14 +103,16 @@ class Session:
         self._skew = 0.0
         self.pusher = Pusher(client)
         self._judging = asyncio.Lock()
+        self._moved = asyncio.Event()
 
     async def run(self) -> NoReturn:
         """Push and listen."""
         self._skew = (await self.client.health()).time - time.time()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._push())
+            tasks.create_task(self._follow())
             tasks.create_task(self._listen())
-        raise AssertionError("both tasks are endless")
+        raise AssertionError("these tasks are endless")
 
     def _clock(self) -> float:
         """The controller's clock, by which hosts' words are stamped."""
@@ -123,6 +125,8 @@ class Session:
         due = time.monotonic() + self.options.ledger_interval
         while True:
             hosts = await self.pusher.marked()
+            if self.pusher.trunks:
+                self._moved.set()
             if hosts is not None:
                 await self._judge(hosts)
                 await self._tell_refusals()
@@ -133,6 +137,30 @@ class Session:
                 due = time.monotonic() + self.options.ledger_interval
             if hosts is None:
                 await asyncio.sleep(self.options.poll_interval)
+
+    async def _follow(self) -> NoReturn:
+        """Have sub-ports follow their parents: all of them at first and now and then, and at once where one is marked.
+
+        Beside the pushing, for binding takes Neutron half a second a port.
+        """
+        due = 0.0
+        while True:
+            if time.monotonic() >= due:
+                await self._settle(None)
+                due = time.monotonic() + self.options.ledger_interval
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(due - time.monotonic()):
+                    await self._moved.wait()
+            self._moved.clear()
+            ports, self.pusher.trunks = self.pusher.trunks, set()
+            if ports:
+                await self._settle(ports)
+
+    async def _settle(self, ports: set[str] | None) -> None:
+        async with self._judging:
+            changes = await asyncio.to_thread(follower.look, ports)
+        for change in changes:
+            await asyncio.to_thread(follower.apply, change)
 
     async def _listen(self) -> NoReturn:
         async with contextlib.aclosing(self.client.watch_status()) as events:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import msgspec
 from neutron_lib import constants
@@ -27,6 +27,7 @@ from headrace.model import (
     Subnet,
 )
 from headrace.model.object import DOMAIN
+from headrace.model.segment import NetworkType
 
 Attributes = Mapping[str, Any]
 """A Neutron API object, as its plug-in returns it."""
@@ -34,8 +35,14 @@ Attributes = Mapping[str, Any]
 WRITER = "neutron"
 """Who we are among the controller's writers."""
 
-CARRIED_TYPES = ("vxlan",)
+CARRIED_TYPES: tuple[str, ...] = get_args(NetworkType)
 """Neutron network types that ``headrace.model.Segment`` can express."""
+
+TAGS_OF_TENANTS = ("vlan_transparent", "qinq")
+"""Attributes of networks that promise to carry any VLAN tag of their workloads."""
+
+VERSION = "1"
+"""Of what this module makes of Neutron's objects: another one has everything pushed again."""
 
 ANY_PROTOCOL = {None, "", "any"}
 ICMP, ICMP6 = 1, 58
@@ -45,28 +52,60 @@ class NotCarried(NotSupported):
     """Neutron has an object that Headrace cannot express."""
 
 
-def carried_segment(segments: Iterable[Attributes]) -> Attributes | None:
-    """The one of a network's segments that Headrace carries: the first of a type it has a wire for."""
-    return next((segment for segment in segments if segment["network_type"] in CARRIED_TYPES), None)
+class Place(NamedTuple):
+    """Where a sub-port is: on which port, and by which tag."""
+
+    parent: str
+    segmentation_type: str
+    segmentation_id: int
 
 
-def network(source: Attributes, segments: Iterable[Attributes], dns_domain: str = "") -> Network:
-    """Translate a network with its segments, in Neutron's order. ``dns_domain``: for networks without their own.
+def segment(source: Attributes, segments: Iterable[Attributes], transports: Mapping[str, str]) -> Segment:
+    """Translate the one segment of a network. ``segments``: its static ones. ``transports``: by type, what carries it.
+
+    A network of several segments is one only where something bridges between them, which nothing here does: carrying
+    one of them would be half a network.
+    """
+    found = list(segments)
+    if len(found) != 1:
+        raise NotCarried(
+            f"network {source['id']} has {len(found)} segments; Headrace carries networks of exactly one: "
+            "make a network for each segment"
+        )
+    for attribute in TAGS_OF_TENANTS:
+        if source.get(attribute):
+            raise NotCarried(
+                f"network {source['id']} is {attribute}; VLAN tags of workloads are carried by trunk ports, each as a "
+                "network: make a network without it"
+            )
+    kind = found[0]["network_type"]
+    if kind not in CARRIED_TYPES:
+        raise NotCarried(
+            f"network {source['id']}: network type {kind} is not one that Headrace carries ({', '.join(CARRIED_TYPES)})"
+        )
+    try:
+        return Segment(
+            type=kind,
+            id=None if kind == "flat" else found[0]["segmentation_id"],
+            transport=transports.get(kind),  # type: ignore[arg-type]
+            physical_network=found[0].get("physical_network") or None,
+        )
+    except ValueError as error:
+        raise NotCarried(f"network {source['id']}: segment: {error}") from None
+
+
+def network(
+    source: Attributes, segments: Iterable[Attributes], transports: Mapping[str, str], dns_domain: str = ""
+) -> Network:
+    """Translate a network with its segments. ``dns_domain``: for networks without their own.
 
     A domain that is none is left out: it is no reason to refuse the network.
     """
-    segments = list(segments)
-    segment = carried_segment(segments)
-    if segment is None:
-        types = ", ".join(sorted({each["network_type"] for each in segments})) or "none"
-        raise NotCarried(
-            f"network {source['id']}: segment type {types} is not one Headrace carries ({', '.join(CARRIED_TYPES)})"
-        )
     domain = (source.get("dns_domain") or dns_domain).rstrip(".")
     return build(
         Network,
         **identity(source),
-        segment=Segment(type=segment["network_type"], id=segment["segmentation_id"]),
+        segment=segment(source, segments, transports),
         mtu=source["mtu"],
         dns_domain=domain if len(domain) < 254 and re.fullmatch(DOMAIN, domain) else "",
     )
@@ -93,8 +132,13 @@ def subnet(source: Attributes) -> Subnet:
     )
 
 
-def port(source: Attributes, *, ours: bool) -> Port:
-    """Translate a port. ``ours``: this driver bound it, so that the binding's host is where it is wanted."""
+def port(source: Attributes, *, ours: bool, place: Place | None = None) -> Port:
+    """Translate a port. ``ours``: this driver bound it, so that the binding's host is where it is wanted.
+
+    ``place``: of a trunk's sub-port.
+    """
+    if place is not None and place.segmentation_type != "vlan":
+        raise NotCarried(f"port {source['id']}: sub-ports are told apart by vlan, not by {place.segmentation_type}")
     return build(
         Port,
         **identity(source),
@@ -119,6 +163,8 @@ def port(source: Attributes, *, ours: bool) -> Port:
                 for option in source.get("extra_dhcp_opts") or ()
             )
         ),
+        parent=place.parent if place else None,
+        vlan=place.segmentation_id if place else None,
     )
 
 

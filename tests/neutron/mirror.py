@@ -16,9 +16,9 @@ def expected(admin: Any) -> dict[tuple[str, str], tuple[int, dict[str, Any]]]:
     found: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {}
     carried = set()
     for net in admin.networks():
-        if net.provider_network_type == "vxlan":
+        if not net.segments:
             carried.add(net.id)
-            body: dict[str, Any] = {"segment": {"id": net.provider_segmentation_id}}
+            body: dict[str, Any] = {"segment": segment_of(net)}
             if net.mtu != 1450:
                 body["mtu"] = net.mtu
             found["network", net.id] = (net.revision_number, named(net, body))
@@ -47,9 +47,24 @@ def expected(admin: Any) -> dict[tuple[str, str], tuple[int, dict[str, Any]]]:
     for group in admin.address_groups():
         body = {"addresses": sorted(group.addresses)} if group.addresses else {}
         found["address_group", group.id] = (group_revision(admin, group), named(group, body))
+    places = {
+        subport["port_id"]: {"parent": trunk.port_id, "vlan": subport["segmentation_id"]}
+        for trunk in admin.trunks()
+        for subport in trunk.sub_ports
+    }
     for port in admin.ports():
-        found["port", port.id] = (port.revision_number, named(port, port_body(port)))
+        found["port", port.id] = (port.revision_number, named(port, port_body(port) | places.get(port.id, {})))
     return found
+
+
+def segment_of(net: Any) -> dict[str, Any]:
+    segment = {} if net.provider_network_type == "vxlan" else {"type": net.provider_network_type}
+    if net.provider_segmentation_id is not None:
+        segment["id"] = net.provider_segmentation_id
+    if net.provider_physical_network:
+        segment["physical_network"] = net.provider_physical_network
+    transport = {"mpls": "udp", "nsh": "gpe"}.get(net.provider_network_type)
+    return segment | ({"transport": transport} if transport else {})
 
 
 def group_revision(admin: Any, group: Any) -> int:

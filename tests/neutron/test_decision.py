@@ -11,7 +11,7 @@ from headrace.neutron.binding import Refused, choose
 from headrace.neutron.feedback import Wanted, decide
 from headrace.neutron.ledger import Entry
 from headrace.neutron.push import contradiction
-from tests.neutron.test_translate import NET, VLAN, VXLAN, port
+from tests.neutron.test_translate import CARRIERS, NET, VLAN, VXLAN, of, port
 
 
 def agent(*, alive: bool = True, **configurations: Any) -> dict[str, Any]:
@@ -22,15 +22,49 @@ def agent(*, alive: bool = True, **configurations: Any) -> dict[str, Any]:
     }
 
 
-def bind(source: Any = None, network: Any = None, segments: Any = (VXLAN,), agents: Any = None) -> Any:
+def bind(
+    source: Any = None, network: Any = None, segments: Any = (VXLAN,), agents: Any = None, to_bind: Any = None
+) -> Any:
     agents = [agent()] if agents is None else agents
-    return choose(source or port(), network or NET, segments, segments, agents)
+    return choose(source or port(), network or NET, segments, to_bind or segments, agents, CARRIERS)
+
+
+EVERY = ["flat", "vlan", "vxlan", "geneve", "gre", "mpls", "nsh"]
+
+
+def able(**configurations: Any) -> list[dict[str, Any]]:
+    return [agent(network_types=EVERY, physical_networks=["p"], **configurations)]
 
 
 def test_a_live_agent_that_can_carry_the_segment_is_enough() -> None:
     assert bind()["id"] == "s1"
-    assert bind(segments=(VLAN, VXLAN))["id"] == "s1"
     assert bind(agents=[agent(mtu=1500)])["id"] == "s1"
+    assert bind(to_bind=(VLAN, VXLAN))["id"] == "s1", "a dynamic segment beside it is another driver's"
+
+
+@pytest.mark.parametrize(
+    ("given", "of_ip4", "of_ip6"),
+    [
+        (VXLAN, 50, 70),
+        (of("geneve", 5), 50, 70),
+        (of("gre", 5), 42, 62),
+        (of("mpls", 17), 46, 66),
+        (of("nsh", 5), 58, 78),
+    ],
+)
+def test_a_tunnel_needs_room_for_its_headers(given: Any, of_ip4: int, of_ip6: int) -> None:
+    """docs/pipeline.md, "encap"."""
+    for vteps, needed in ((["192.0.2.1", "2001:db8::1"], 1450 + of_ip4), (["2001:db8::1"], 1450 + of_ip6)):
+        assert bind(segments=(given,), agents=able(mtu=needed, vteps=vteps))
+        with pytest.raises(Refused, match=f"its mtu 1450 needs {needed} on the uplinks of host h1, .* to 1449"):
+            bind(segments=(given,), agents=able(mtu=needed - 1, vteps=vteps))
+
+
+@pytest.mark.parametrize("given", [VLAN, of("flat", None, "p")])
+def test_a_physical_network_needs_its_own_device_s_mtu(given: Any) -> None:
+    assert bind(segments=(given,), agents=able(mtu=1000, physical_mtus={"p": 1450}))
+    with pytest.raises(Refused, match="needs 1450 on the device of physical network p of host h1, which has 1449"):
+        bind(segments=(given,), agents=able(mtu=9000, physical_mtus={"p": 1449}))
 
 
 @pytest.mark.parametrize(
@@ -43,15 +77,17 @@ def test_a_live_agent_that_can_carry_the_segment_is_enough() -> None:
         ({"source": port(qos_network_policy_id="q1")}, "its network's QoS policy"),
         ({"network": NET | {"vlan_transparent": True}}, "vlan_transparent"),
         ({"source": port(mac_address="ff:ff:ff:ff:ff:ff")}, "multicast"),
-        ({"segments": (VLAN,)}, "network type vlan is not available on host h1"),
-        ({"segments": (VLAN,), "agents": [agent(network_types=["vlan"])]}, "physical network p is not connected"),
+        ({"network": NET | {"qinq": True}}, "qinq"),
         (
-            {"segments": (VLAN,), "agents": [agent(network_types=["vlan"], physical_networks=["p"])]},
-            "network type vlan is not one Headrace carries here",
+            {"segments": (of("mpls", 17),)},
+            r"network type mpls is not available on host h1 \(vxlan\); upgrade its agent",
         ),
+        ({"segments": (VLAN,)}, 'physical network p is not connected on host h1; there, set .*p = "DEVICE"'),
+        ({"segments": (VLAN,), "agents": [agent(physical_networks=["p"])]}, "network type vlan is not available"),
+        ({"segments": (VLAN, VXLAN), "agents": able()}, "network n1 has 2 segments"),
+        ({"to_bind": (VLAN,), "agents": able()}, "its segment is not offered to headrace"),
         ({"agents": [agent(drained=True)]}, "host h1 is drained; `headrace host drain --undo` there"),
-        ({"agents": [agent(mtu=1499)]}, "network mtu 1450 needs 1500 on the uplink, which has 1499"),
-        ({"segments": ()}, "network n1 has no segment to bind"),
+        ({"segments": ()}, "network n1 has 0 segments"),
     ],
 )
 def test_every_refusal_says_why(arguments: Any, reason: str) -> None:

@@ -149,23 +149,6 @@ def test_deletions_arrive(cloud: Any, controller: Controller, equal: Any) -> Non
     equal()
 
 
-def test_networks_without_a_wire_are_not_carried(admin: Any, controller: Controller, equal: Any, host: str) -> None:
-    """Their ports are refused on any host, but known: a group's members count wherever they are."""
-    net = admin.create_network(provider_network_type="vlan", provider_physical_network="physnet1")
-    admin.create_subnet(network_id=net.id, ip_version=4, cidr="10.0.0.0/24")
-    with Host(controller, host, network_types=("vxlan", "vlan"), physical_networks=("physnet1",)):
-        wait_until(lambda: list(admin.agents(host=host)), SOON)
-        port = admin.create_port(network_id=net.id, binding_host_id=host)
-        assert port.binding_vif_type == "binding_failed"
-        equal()
-        assert controller.record("network", net.id) is None
-        record = controller.record("port", port.id)
-        assert record is not None
-        assert "host" not in (record.body or {})
-        reason = wait_until(lambda: controller.refusals().get(port.id), SOON)
-        assert "network type vlan is not one Headrace carries" in str(reason)
-
-
 class Burst:
     """One tenant's random work. Every refusal of the API must be one of its own making (4xx), never a 5xx."""
 

@@ -149,10 +149,10 @@ def test_agents_are_listed_and_die(admin: Any, controller: Controller, host: str
     ("abilities", "change", "reason"),
     [
         (None, {}, "no Headrace agent has reported from host"),
-        ({"network_types": ("vlan",)}, {}, "network type vxlan is not available"),
+        ({"network_types": ("gre", "mpls")}, {}, "network type vxlan is not available"),
         ({}, {"binding_vnic_type": "direct"}, "vnic type direct is not supported"),
-        ({"mtu": 1499}, {}, "network mtu 1450 needs 1500 on the uplink, which has 1499"),
-        ({"mtu": 1500, "vteps": ("2001:db8::7",)}, {}, "network mtu 1450 needs 1520 on the uplink, which has 1500"),
+        ({"mtu": 1499}, {}, "its mtu 1450 needs 1500 on the uplinks of host"),
+        ({"mtu": 1500, "vteps": ("2001:db8::7",)}, {}, "its mtu 1450 needs 1520 on the uplinks of host"),
     ],
     ids=["no agent", "network type", "vnic type", "mtu", "mtu over IPv6"],
 )

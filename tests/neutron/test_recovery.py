@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from headrace.model import Record
@@ -90,6 +91,20 @@ def test_a_database_from_a_backup_begins_a_new_writer_epoch(
     after = controller.record("network", net.id)
     assert after is not None
     assert after.writer_epoch != held.writer_epoch
+
+
+def test_another_translation_is_pushed(neutron: Neutron, cloud: Any, controller: Controller, equal: Any) -> None:
+    """As when a transport is configured anew: no revision changes, and what the controller has is wrong."""
+    net = cloud.create_network(name="carried otherwise")
+    equal()
+    held = controller.record("network", net.id)
+    assert held is not None
+    assert held.body is not None
+    wrong = msgspec.structs.replace(held, body=held.body | {"mtu": 1000})
+    controller.ask(lambda client: client.batch([wrong]))
+    neutron.execute("UPDATE headrace_leader SET translation = 'of yesterday'")
+    neutron.kill_leader()
+    equal()
 
 
 def test_a_full_resync_deletes_what_is_ours_and_only_that(cloud: Any, controller: Controller, equal: Any) -> None:

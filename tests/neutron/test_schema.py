@@ -14,13 +14,11 @@ from alembic.migration import MigrationContext
 from headrace.neutron import models
 from headrace.neutron.mariadb import MariaDB
 
-MODELS = (models.Dirty, models.Ledger, models.Refusal, models.Leader)
-
 
 @pytest.mark.needs("mariadb")
 def test_migrations_make_what_the_models_say(tmp_path_factory: pytest.TempPathFactory) -> None:
     metadata = sqlalchemy.MetaData()
-    for model in MODELS:
+    for model in models.ALL:
         model.__table__.to_metadata(metadata)
     directory = tmp_path_factory.mktemp("db")
     with MariaDB(directory) as mariadb:

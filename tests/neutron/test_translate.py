@@ -8,10 +8,11 @@ import pytest
 
 from headrace.model import Network, Segment
 from headrace.neutron import translate
-from headrace.neutron.translate import NotCarried
+from headrace.neutron.translate import NotCarried, Place
 
 VXLAN = {"id": "s1", "network_type": "vxlan", "segmentation_id": 77}
 VLAN = {"id": "s2", "network_type": "vlan", "segmentation_id": 7, "physical_network": "p"}
+CARRIERS = {"mpls": "udp", "nsh": "gpe"}
 NET = {"id": "n1", "name": "", "project_id": "t", "mtu": 1450}
 
 
@@ -109,7 +110,7 @@ def test_a_subnet_says_what_workloads_are_told() -> None:
     ],
 )
 def test_a_domain_is_the_network_s_or_everyone_s(own: Any, general: str, expected: str) -> None:
-    assert translate.network(NET | {"dns_domain": own}, [VXLAN], general).dns_domain == expected
+    assert translate.network(NET | {"dns_domain": own}, [VXLAN], CARRIERS, general).dns_domain == expected
 
 
 def test_extra_dhcp_options_keep_their_names() -> None:
@@ -125,14 +126,52 @@ def test_extra_dhcp_options_keep_their_names() -> None:
     ]
 
 
-def test_the_first_segment_with_a_wire_is_carried() -> None:
-    assert translate.network(NET, [VLAN, VXLAN]) == Network(id="n1", project="t", segment=Segment(id=77))
+def of(kind: str, number: int | None, physical: str | None = None) -> dict[str, Any]:
+    return {"id": "s", "network_type": kind, "segmentation_id": number, "physical_network": physical}
 
 
-@pytest.mark.parametrize("segments", [[VLAN], []])
-def test_a_network_without_a_wire_is_not_carried(segments: Any) -> None:
-    with pytest.raises(NotCarried, match="network n1"):
-        translate.network(NET, segments)
+@pytest.mark.parametrize(
+    ("given", "carriers", "segment"),
+    [
+        (VXLAN, CARRIERS, Segment(id=77)),
+        (of("geneve", 0xFFFFFF), CARRIERS, Segment(type="geneve", id=0xFFFFFF)),
+        (of("gre", (1 << 28) - 1), CARRIERS, Segment(type="gre", id=(1 << 28) - 1)),
+        (of("mpls", 16), CARRIERS, Segment(type="mpls", id=16, transport="udp")),
+        (of("mpls", 16), {"mpls": "gre"}, Segment(type="mpls", id=16, transport="gre")),
+        (of("nsh", 1), CARRIERS, Segment(type="nsh", id=1, transport="gpe")),
+        (of("nsh", 1), {"nsh": "ethernet"}, Segment(type="nsh", id=1, transport="ethernet")),
+        (VLAN, CARRIERS, Segment(type="vlan", id=7, physical_network="p")),
+        (of("flat", None, "p"), CARRIERS, Segment(type="flat", physical_network="p")),
+        (of("flat", 0, "p"), CARRIERS, Segment(type="flat", physical_network="p")),
+    ],
+)
+def test_a_segment_of_every_type_is_one_of_ours(given: Any, carriers: Any, segment: Segment) -> None:
+    assert translate.network(NET, [given], carriers) == Network(id="n1", project="t", segment=segment)
+
+
+@pytest.mark.parametrize(
+    ("changes", "segments", "reason"),
+    [
+        ({}, [VLAN, VXLAN], "network n1 has 2 segments; Headrace carries networks of exactly one"),
+        ({}, [VXLAN, of("vxlan", 78)], "network n1 has 2 segments"),
+        ({}, [], "network n1 has 0 segments"),
+        ({}, [of("local", None)], "network n1: network type local is not one that Headrace carries .flat, vlan"),
+        ({}, [of("gre", 1 << 28)], "network n1: .*key.* 268435456 is out of range; give one from 1 to 268435455"),
+        ({}, [of("mpls", 3)], "network n1: .*label.* 3 is out of range; give one from 16"),
+        ({"qinq": True}, [VLAN], "network n1 is qinq; .* trunk ports"),
+        ({"vlan_transparent": True}, [VLAN], "network n1 is vlan_transparent"),
+    ],
+)
+def test_a_network_is_carried_whole_or_not_at_all(changes: Any, segments: Any, reason: str) -> None:
+    with pytest.raises(NotCarried, match=reason):
+        translate.network(NET | changes, segments, CARRIERS)
+
+
+def test_a_sub_port_has_its_parent_and_tag() -> None:
+    made = translate.port(port(), ours=True, place=Place("p0", "vlan", 12))
+    assert (made.parent, made.vlan, made.host) == ("p0", 12, "h1")
+    with pytest.raises(NotCarried, match="port p1: sub-ports are told apart by vlan, not by mpls"):
+        translate.port(port(), ours=True, place=Place("p0", "mpls", 12))
 
 
 def test_a_port_is_wanted_where_we_bound_it_and_nowhere_else() -> None:

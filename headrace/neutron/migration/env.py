@@ -12,7 +12,7 @@ from headrace.neutron import models
 
 VERSION_TABLE = "alembic_version_headrace"
 
-TABLES = {model.__tablename__ for model in (models.Dirty, models.Ledger, models.Refusal, models.Leader)}
+TABLES = {model.__tablename__ for model in models.ALL}
 
 
 def include_object(_object: object, name: str, type_: str, _reflected: object, _compare_to: object) -> bool:

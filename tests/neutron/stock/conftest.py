@@ -41,6 +41,13 @@ SHORT = (
     "TestSecurityGroups::test_security_group_member_updated",
     "TestSecurityGroups::test_create_security_group_rule_bulk_native",
     "TestSecurityGroups::test_delete_security_group",
+    "TestMpls::*",
+    "TestMplsRanges::*",
+    "TestNsh::test_reserve_provider_segment*",
+    "TestNsh::test_validate_provider_segment",
+    "Test*Mtu::test_get_mtu_ipv[46]",
+    "TestNshMtu::test_over_ethernet",
+    "TestSecondSegment::test_is_refused_*",
 )
 
 SKIPPED_BY_NEUTRON = {"TestBindingExtended::test_activate_port_binding_concurrency"}

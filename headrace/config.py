@@ -21,6 +21,8 @@ def load(path: str | Path, type_: type[Config]) -> Config:
     """
     try:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InvalidInput(f"{path}: {error.strerror}; write it, after its example in packaging/") from None
     except OSError as error:
         raise InvalidInput(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

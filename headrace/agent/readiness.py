@@ -1,10 +1,11 @@
-"""What this host has of what Headrace needs: kernel, BPF, nftables, sysctls, uplinks. Changes nothing."""
+"""What this host has of what Headrace needs: kernel, BPF, nftables, certificate, sysctls, uplinks. Changes nothing."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import contextlib
 import ctypes
+import datetime as dt
 import os
 import platform
 import re
@@ -13,12 +14,14 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from headrace.agent.config import AgentConfig
 from headrace.agent.desired import restore
 from headrace.agent.guard import ruleset
 from headrace.agent.underlay import own_vteps
 from headrace.agent.uplink import Finding, ip_versions, judge
+from headrace.controller.identity import Files, common_name, expiry
 from headrace.datapath.attach import attach_tc, detach
 from headrace.datapath.bpf import OBJECTS, PARTS
 from headrace.datapath.libbpf import Object
@@ -31,6 +34,8 @@ CLONE_NEWNET = 0x40000000
 LOOPBACK = 1
 SMALL = {"hr_conns": 1024, "hr_conn_free": 1024, "hr_flows": 2048}
 SYSCTL_D = "/etc/sysctl.d/90-headrace.conf"
+SOON = dt.timedelta(days=30)
+"""A certificate that ends within this time is to be renewed."""
 
 
 def look(config: AgentConfig) -> Iterator[Finding]:
@@ -45,6 +50,8 @@ def look(config: AgentConfig) -> Iterator[Finding]:
     if root and mounted.state == "ok":
         yield from programs(pins)
     yield guard(config, try_it=root)
+    if config.controller.startswith("https:"):
+        yield certificate(config, dt.datetime.now(dt.UTC))
     with Netlink() as netlink:
         yield from network(config, netlink)
 
@@ -154,6 +161,36 @@ def uplinks(config: AgentConfig, netlink: Netlink) -> Iterator[Finding]:
         yield Finding(check="state", state="fail", found=str(error), cure="correct the file")
     for name in config.uplinks:
         yield from judge(name, links, hook=config.uplink_hook, features=features, versions=versions, networks=networks)
+
+
+def own_identity(config: AgentConfig) -> str:
+    """The host whose certificate is here. Raises InvalidInput where there is none, or another host's."""
+    if not config.controller.startswith("https:"):
+        return config.host
+    files = Files.at(config.certificates, "host")
+    files.check()
+    name = common_name(files.certificate)
+    if name != config.host:
+        raise InvalidInput(
+            f"{files.certificate} is of host {name}, and the configuration has host = {config.host!r}; correct the"
+            f" configuration, or bring the certificate that `headrace host enroll {config.host}` makes"
+        )
+    return name
+
+
+def certificate(config: AgentConfig, now: dt.datetime) -> Finding:
+    """The host's certificate, by which the controller knows it."""
+    try:
+        name = own_identity(config)
+        end = expiry(Files.at(config.certificates, "host").certificate)
+    except InvalidInput as error:
+        what, _, cure = str(error).partition("; ")
+        return Finding(check="certificate", state="fail", found=what, cure=cure)
+    state: Literal["ok", "warn", "fail"] = "ok" if end - now > SOON else "warn" if end > now else "fail"
+    cure = "" if state == "ok" else "headrace host enroll --renew"
+    if state == "fail":
+        cure = f"headrace host enroll {name}, where the operator's certificate is"
+    return Finding(check="certificate", state=state, found=f"host {name}, until {end:%Y-%m-%d}", cure=cure)
 
 
 def multipath(netlink: Netlink) -> Iterator[Finding]:

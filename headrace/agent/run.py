@@ -19,7 +19,7 @@ from headrace.agent.control import Answer, Request, listening
 from headrace.agent.desired import Desired, Mirror, covers, restore, save
 from headrace.agent.drained import is_drained, mark_drained
 from headrace.agent.punt import Punts
-from headrace.agent.readiness import uplinks
+from headrace.agent.readiness import own_identity, uplinks
 from headrace.agent.reconcile import Reconciler
 from headrace.agent.verify import Drift, say
 from headrace.controller.client import Client
@@ -274,10 +274,12 @@ async def serve(config: AgentConfig) -> None:
     """Run the agent until SIGTERM or SIGINT. Raises a HeadraceError if it cannot start."""
     if bool(config.controller) == bool(config.state):
         raise InvalidInput("agent: give controller (a URL) or state (a YAML file), one of them")
+    own_identity(config)
     gc.set_threshold(*GARBAGE)
     root = Path(config.bpf)
     held = lock(root)
     stop = asyncio.Event()
+    failure: BaseException | None = None
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -294,6 +296,10 @@ async def serve(config: AgentConfig) -> None:
                 drift = Drift(config, datapath, netlink, reconciler)
                 await Agent(config, reconciler, punts, drift).run(stop)
     except* HeadraceError as errors:
-        raise errors.exceptions[0] from None
+        failure = errors
     finally:
         os.close(held)
+    while isinstance(failure, BaseExceptionGroup):
+        failure = failure.exceptions[0]
+    if failure is not None:  # raised here, for what is raised inside except* is a group again
+        raise failure from None

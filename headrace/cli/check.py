@@ -17,7 +17,7 @@ COLUMNS = ("check", "state", "found", "cure")
 @click.option("--config", type=click.Path(dir_okay=False), help=f"The agent's.  [default: {CONFIG}]")
 @output_option
 def check(config: str | None, output: str) -> None:
-    """Whether this host has what the agent needs: kernel, BPF, nftables, sysctls, uplinks.
+    """Whether this host has what the agent needs: kernel, BPF, nftables, certificate, sysctls, uplinks.
 
     Changes nothing. Exit status 1 when something fails; what is only less than good is a warning.
     """

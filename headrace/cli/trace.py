@@ -6,6 +6,7 @@ programs on that host's tables, and from what it remembers.
 
 from __future__ import annotations
 
+import ipaddress
 import sys
 from typing import IO, TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ DROPPED = 2
 """Exit status of a packet that nobody gets."""
 DIFFERENT = 3
 """Exit status where the oracle and the programs differ."""
+MADE_UP = ipaddress.IPv4Address("198.18.0.0"), ipaddress.IPv6Address("2001:2::")
+"""Where tunnel endpoints are made up from: addresses for benchmarks (RFC 2544, RFC 5180), which nobody has."""
 
 
 @click.command()
@@ -72,13 +75,15 @@ def trace(
     if bool(packet) == bool(octets):
         raise InvalidInput("give either a PACKET in words or a frame with --hex")
     state, writers = (read(file), {}) if file else reach.ask(stored)
+    assumed = reachable(state) if file else state
     port = find_port(state, name)
     if octets:
         frame = unhex(octets)
     else:
         frame = frame_of(state, port, " ".join(packet), from_mac=lower(from_mac), to_mac=lower(to_mac))
-    with live(local, state) as asked:
-        journey, answers = ask_along(state, Arrival(port=port.id, frame=frame, gso_size=gso_size), asked)
+    with live(local, assumed) as asked:
+        alone = asked if assumed is state else None
+        journey, answers = ask_along(assumed, Arrival(port=port.id, frame=frame, gso_size=gso_size), alone)
     lines = advice(state, journey, writers)
     if output == "json":
         show_json(as_json(journey, lines, answers))
@@ -95,6 +100,24 @@ def read(file: IO[bytes]) -> State:
     from headrace.model.document import read as read_objects
 
     return State.of(read_objects(file.read(), file.name))
+
+
+def reachable(state: State) -> State:
+    """A file's state with tunnel endpoints made up for hosts of which it has none: those that run report their own."""
+    import msgspec
+
+    from headrace.model import Host
+
+    hosts = {name: Host(id=name) for port in state.ports.values() if (name := port.host)} | dict(state.hosts)
+    silent = sorted(name for name, host in hosts.items() if not host.vteps)
+    if not silent:
+        return state
+    click.echo(f"made up, for the file does not say them: the vteps of {', '.join(silent)}", err=True)
+    made = {
+        name: Host(id=name, vteps=(str(MADE_UP[0] + number), str(MADE_UP[1] + number)))
+        for number, name in enumerate(silent, 1)
+    }
+    return msgspec.structs.replace(state, hosts=hosts | made)
 
 
 async def stored(client: Client) -> tuple[State, dict[tuple[str, str], str]]:

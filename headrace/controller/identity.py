@@ -220,9 +220,12 @@ def expiry(certificate: Path) -> dt.datetime:
 
 
 def common_name(certificate: Path) -> str:
-    """Whose a certificate is."""
-    found = x509.load_pem_x509_certificate(certificate.read_bytes()).subject
-    return str(found.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
+    """Whose a certificate is. Raises InvalidInput for a file that cannot be read or is none."""
+    try:
+        found = x509.load_pem_x509_certificate(certificate.read_bytes()).subject
+        return str(found.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
+    except (OSError, ValueError, IndexError) as error:
+        raise InvalidInput(f"certificate {certificate}: {error}; bring it anew") from None
 
 
 def subject(role: Role, name: str) -> x509.Name:
@@ -284,9 +287,12 @@ def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def write(path: Path, content: bytes, *, secret: bool = False) -> None:
-    """Replace a file at once: a reader sees the old or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Replace a file at once: a reader sees the old or the new one. Raises InvalidInput where it cannot be made."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be written: {error.strerror}") from None
     with os.fdopen(handle, "wb") as file:
         file.write(content)
         os.fchmod(file.fileno(), 0o600 if secret else 0o644)

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any, cast
 
+import pytest
+
+from headrace.agent import run as agent_run
 from headrace.agent.config import AgentConfig
 from headrace.agent.desired import Desired
-from headrace.agent.run import Agent
+from headrace.agent.readiness import certificate
+from headrace.agent.run import Agent, serve
+from headrace.controller.identity import DAYS, Authority
+from headrace.errors import NotSupported
 from headrace.model import HostStatus, State
 
 
@@ -49,3 +59,49 @@ def test_ports_are_answered_from_the_first_pass_on() -> None:
 
     slow, _ = asyncio.run(run())
     assert slow.served == [(1, {1: 1}), (2, {1: 2}), (3, {1: 3})]
+
+
+@pytest.mark.parametrize(
+    ("owner", "words"),
+    [
+        (None, "host.crt is missing; `headrace controller init` makes"),
+        ("h2", "is of host h2, and the configuration has host = 'h1'; correct"),
+    ],
+)
+def test_what_only_an_operator_can_mend_is_said_once(tmp_path: Path, owner: str | None, words: str) -> None:
+    authority = Authority.create(tmp_path)
+    if owner:
+        authority.issue(tmp_path, "host", "host", owner)
+    config = tmp_path / "agent.toml"
+    config.write_text(f'host = "h1"\ncontroller = "https://127.0.0.1:1"\ncertificates = "{tmp_path}"\n')
+    command = [sys.executable, "-m", "headrace", "agent", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 78, "which systemd is told not to try again"
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_kernel_that_cannot_is_told_by_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_old(*_: object) -> None:
+        raise NotSupported("this kernel is too old")
+
+    monkeypatch.setattr(agent_run, "Datapath", too_old)
+    with pytest.raises(NotSupported, match="too old"):
+        asyncio.run(serve(AgentConfig(host="h1", state="state.yaml", bpf=str(tmp_path))))
+
+
+def test_a_certificate_is_judged_before_it_ends(tmp_path: Path) -> None:
+    config = AgentConfig(host="h1", controller="https://127.0.0.1:1", certificates=str(tmp_path))
+    now = dt.datetime.now(dt.UTC)
+    authority = Authority.create(tmp_path)
+    missing = certificate(config, now)
+    assert missing.state == "fail"
+    assert "`headrace host enroll` a host's" in missing.cure
+    authority.issue(tmp_path, "host", "host", "h1")
+    found = {days: certificate(config, now + dt.timedelta(days=days)) for days in (0, DAYS - 10, DAYS + 1)}
+    assert [finding.state for finding in found.values()] == ["ok", "warn", "fail"]
+    assert [finding.cure.partition(",")[0] for finding in found.values()] == [
+        "",
+        "headrace host enroll --renew",
+        "headrace host enroll h1",
+    ]

@@ -57,7 +57,7 @@ def test_a_mistake_is_named(tmp_path: Path, text: str, words: str) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"none\.toml: No such file"):
+    with pytest.raises(InvalidInput, match=r"none\.toml: No such file or directory; write it"):
         load(tmp_path / "none.toml", ControllerConfig)
 
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from headrace.cli.main import root
 from headrace.controller.client import Client
 from headrace.controller.config import ControllerConfig
-from headrace.controller.identity import Authority, Files, common_name, expiry, names_in, new_request
+from headrace.controller.identity import Authority, Files, common_name, expiry, names_in, new_request, write
 from headrace.controller.serve import Running, running
 from headrace.errors import Denied, InvalidInput, NotFound, Unavailable
 from headrace.model import HostStatus, Record
@@ -256,3 +256,15 @@ async def test_another_controller_without_the_key_serves_but_does_not_enroll(tmp
             await client.sign("h1", new_request("h1")[1])
         with pytest.raises(NotFound):
             await client._ask("GET", "/v1/ports/none", Record)
+
+
+def test_where_nothing_can_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidInput, match=r"file/h1/host\.key cannot be written: Not a directory"):
+        write(tmp_path / "file" / "h1" / "host.key", b"", secret=True)
+
+
+def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
+    (tmp_path / "host.crt").write_text("nonsense")
+    with pytest.raises(InvalidInput, match=r"certificate .*host\.crt: .*; bring it anew"):
+        common_name(tmp_path / "host.crt")

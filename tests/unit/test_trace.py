@@ -344,3 +344,13 @@ def test_ten_thousand_ports() -> None:
         journey = follow(world.state, Arrival(port="p1", frame=frame))
         assert len(journey.receivers) == receivers
         assert time.process_time() - begin < 1
+
+
+def test_hosts_of_which_the_file_has_no_endpoints(tmp_path: Path) -> None:
+    path = tmp_path / "state.yaml"
+    path.write_text(FILE.replace("hosts:\n  - {id: h1, vteps: [192.0.2.1]}\n  - {id: h2, vteps: [192.0.2.2]}\n", ""))
+    arguments = ["trace", "--state", str(path), "--port", "one", "tcp 10.0.0.1:1234 > 10.0.0.2:80 syn"]
+    result = CliRunner().invoke(root, arguments)
+    assert result.exit_code == 0, result.output
+    assert "made up, for the file does not say them: the vteps of h1, h2" in result.stderr
+    assert result.stdout.splitlines()[-1] == "delivered to port two (aa-2)"

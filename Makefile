@@ -27,7 +27,7 @@ SUITES := unit packet netns neutron
 
 ##@ Use
 help: ## this list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
 
 demo: deps bpf ## two hosts, an overlay and a firewall under a real Neutron (root); ONCE=1 runs through and ends
 	@$(PYTHON) -m headrace.testing.demo $(if $(ONCE),--once)

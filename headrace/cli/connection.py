@@ -19,7 +19,7 @@ SPECIAL = {
     abi.RULE_ESTABLISHED: "the connection being allowed",
     abi.RULE_IMPLICIT: "an implicit rule",
     abi.RULE_OPEN: "port security being off",
-    abi.RULE_REMOTE: "its own host",
+    abi.RULE_REMOTE: "the other side's host",
 }
 FLAGS = {
     abi.ConnFlag.STATEFUL_FROM: "sender tracked",

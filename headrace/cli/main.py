@@ -16,12 +16,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "apply": ("headrace.cli.apply:apply", "Bring desired state in line with a YAML file."),
     "controller": ("headrace.cli.controller:controller", "Run the controller, or make its certificates."),
     "drop": ("headrace.cli.drop:drop", "Dropped packets of this host, as they are dropped: watch."),
-    "flow": ("headrace.cli.flow:flow", "This host's flow table: list, show."),
-    "host": ("headrace.cli.host:host", "Hosts: list, show, enroll, check."),
+    "flow": ("headrace.cli.flow:flow", "Connections on this host, and who has most: list, show, top."),
+    "host": ("headrace.cli.host:host", "Hosts: list, show, enroll, delete; here: check, verify, drain, uninstall."),
     "network": ("headrace.cli.network:network", "Networks: list, show, delete."),
     "port": ("headrace.cli.port:port", "Ports: list, show, delete."),
     "reason": ("headrace.cli.reason:reason", "Why packets were dropped on this host: list, show."),
-    "trace": ("headrace.cli.trace:trace", "Follow a packet over all hosts, from desired state alone."),
+    "trace": ("headrace.cli.trace:trace", "Follow a packet over all hosts: who gets it, or what drops it and why."),
 }
 """Every sub-command: where it is, and what ``--help`` says of it without importing it."""
 

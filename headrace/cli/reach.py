@@ -32,12 +32,20 @@ class Reach:
 
         from headrace.controller.client import Client
         from headrace.controller.identity import Files
+        from headrace.errors import Unavailable
 
         async def answer() -> Answer:
             async with Client(self.url, tls=Files.at(self.certificates, identity)) as client:
                 return await question(client)
 
-        return asyncio.run(answer())
+        try:
+            return asyncio.run(answer())
+        except Unavailable as error:
+            if self.url != CONTROLLER or not isinstance(error.__cause__, OSError):
+                raise
+            raise Unavailable(
+                f"{error}; where it is elsewhere, say so by --controller or HEADRACE_CONTROLLER"
+            ) from None
 
 
 def reaching(function: Function) -> Function:

@@ -23,10 +23,11 @@ def reason() -> None:
 
 @reason.command("list")
 @click.option("--port", "wanted", help="Count only a port's (id, name, device); `uplink` for what had no port yet.")
+@click.option("--all", "every", is_flag=True, help="Also what never occurred. JSON has it always.")
 @output_option
 @on_this_host
-def list_(local: Local, output: str, wanted: str | None) -> None:
-    """Every reason, how often this host had it, and what it means."""
+def list_(local: Local, output: str, wanted: str | None, *, every: bool) -> None:
+    """Why packets were dropped or treated specially here, and how often."""
     from headrace.abi import Reason
 
     counts: Mapping[int, Mapping[Reason, int]]
@@ -38,9 +39,11 @@ def list_(local: Local, output: str, wanted: str | None) -> None:
             counts = reader.reasons()
     totals = {one: sum(count.get(one, 0) for count in counts.values()) for one in Reason}
     rows: list[dict[str, Any]] = [
-        {"reason": one.name, "packets": totals[one], "meaning": one.doc} for one in Reason if one is not Reason.NONE
+        {"reason": one.name, "packets": totals[one], "meaning": one.doc}
+        for one in Reason
+        if one is not Reason.NONE and (totals[one] or every or output == "json")
     ]
-    show_list(output, COLUMNS, rows, "no reasons")
+    show_list(output, COLUMNS, rows, "nothing was dropped or treated specially; --all lists all reasons that there are")
 
 
 @reason.command()
@@ -74,4 +77,6 @@ def find(name: str) -> Reason:
     try:
         return Reason[wanted]
     except KeyError:
-        raise NotFound(f"reason {name} does not exist{suggestion(wanted, [one.name for one in Reason])}") from None
+        raise NotFound(
+            f"reason {name} does not exist{suggestion(wanted, [one.name for one in Reason if one.value])}"
+        ) from None

@@ -35,7 +35,9 @@ def verify(local: Local, output: str, *, repair: bool) -> None:
         raise Unavailable("no agent runs here; start it: that compares everything with desired state, and repairs it")
     rows = [msgspec.to_builtins(difference) for difference in answer.differences]
     show_list(output, COLUMNS, rows, "all is as it should be")
+    if rows and repair and output == "table":
+        click.echo(f"{len(rows) - len(answer.left)} of {len(rows)} repaired", err=True)
     if answer.left:
         if repair and output == "table":
-            click.echo(f"{len(answer.left)} of {len(rows)} differences cannot be repaired from here", err=True)
+            click.echo(f"{len(answer.left)} cannot be repaired from here", err=True)
         sys.exit(1)

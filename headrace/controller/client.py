@@ -185,6 +185,11 @@ class Client:
             yield
         except TimeoutError:
             raise Unavailable(f"controller {self._url}: no answer in time") from None
+        except aiohttp.ClientConnectorCertificateError as error:
+            why = getattr(error.certificate_error, "verify_message", "") or error.certificate_error
+            cure = "use a name that it has (`headrace controller init --name` adds one), and its authority's ca.crt"
+            told = f"its certificate is not believed: {str(why).rstrip('.')}"
+            raise Unavailable(f"controller {self._url}: {told}; {cure}") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Unavailable(f"controller {self._url}: {error or type(error).__name__}") from error
 

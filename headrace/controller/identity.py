@@ -61,7 +61,7 @@ class Files(msgspec.Struct, frozen=True):
             if not path.is_file():
                 raise InvalidInput(
                     f"certificate file {path} is missing; `headrace controller init` makes the controller's and the "
-                    "operator's, `headrace host enroll` a host's"
+                    "operator's, `headrace host enroll` a host's, `headrace controller issue` others'"
                 )
 
     def server_context(self) -> ssl.SSLContext:

@@ -89,8 +89,9 @@ async def serve(config: ControllerConfig) -> None:
     async with running(config) as controller:
         loop.add_signal_handler(signal.SIGHUP, reload, controller)
         log.info(
-            "serving url=%s store=%s epoch=%s revision=%d",
+            "serving url=%s listen=%s store=%s epoch=%s revision=%d",
             controller.url,
+            config.listen,
             config.store,
             controller.service.engine.epoch,
             controller.service.hub.revision,

@@ -128,7 +128,7 @@ class Port(Object, frozen=True, kw_only=True):
     """The attachment of one workload to one network.
 
     ``host`` None: not bound. ``device`` None: the tap that Nova makes, ``tap`` + the first 11 characters of the id.
-    ``hook`` is where the datapath sits on the device (design.md section 4).
+    ``hook`` is where the datapath sits on the device (docs/decisions/0001-walk-in-tc-replay-in-xdp.md).
     ``parent``: of a trunk's sub-port, the port whose device carries its frames, tagged ``vlan``.
     """
 

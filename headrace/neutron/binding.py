@@ -1,6 +1,6 @@
 """Whether a port may be bound to a host, and why not. Pure: decides from what Neutron already looked up.
 
-A port that loses a feature by being bound here is refused: never a silent loss of security (design.md section 8).
+A port that loses a feature by being bound here is refused: never a silent loss of security (docs/openstack.md).
 """
 
 from __future__ import annotations

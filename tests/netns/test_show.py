@@ -102,6 +102,8 @@ def test_reasons_of_a_port_and_of_all(scene: Scene) -> None:
     one = shown(host, "reason", "show", "acl-from-port")
     assert one["ports"][a.port.id] == own["ACL_FROM_PORT"]["packets"]
     assert "ACL_FROM_PORT" in table(host, "reason", "list")
+    assert "SPOOFED_MAC" not in table(host, "reason", "list", "--port", a.port.id)
+    assert "SPOOFED_MAC" in table(host, "reason", "list", "--port", a.port.id, "--all")
 
 
 def test_it_works_with_the_agent_dead(cloud: Cloud, scene: Scene) -> None:

@@ -13,10 +13,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from headrace.cli import reach
 from headrace.cli.main import COMMANDS, root
+from headrace.cli.reach import Reach
 from headrace.controller.client import Client
 from headrace.controller.config import ControllerConfig
-from headrace.errors import Conflict, HeadraceError, InvalidInput, NotFound, UnknownField
+from headrace.controller.identity import Authority
+from headrace.errors import Conflict, HeadraceError, InvalidInput, NotFound, Unavailable, UnknownField
 from headrace.model import HostStatus, Port, PortStatus, Record
 from headrace.model.document import read
 from headrace.testing.controller import controller_process, controller_thread
@@ -390,3 +393,13 @@ def test_help_shows_examples_as_they_are() -> None:
     """A raw docstring would hide from click the mark that says: do not wrap."""
     assert "\n  networks:\n    - {id: blue" in CliRunner().invoke(root, ["apply", "--help"]).output
     assert "\n  headrace controller --config" in CliRunner().invoke(root, ["controller", "--help"]).output
+
+
+def test_who_did_not_say_where_the_controller_is_is_told_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Authority.create(tmp_path).issue(tmp_path, "client", "operator", "cli")
+    nowhere = Reach("https://127.0.0.1:1", str(tmp_path))
+    with pytest.raises(Unavailable, match=r"\]$"):
+        nowhere.ask(lambda client: client.health())
+    monkeypatch.setattr(reach, "CONTROLLER", nowhere.url)
+    with pytest.raises(Unavailable, match=r"say so by --controller or HEADRACE_CONTROLLER$"):
+        nowhere.ask(lambda client: client.health())

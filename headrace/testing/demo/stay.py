@@ -12,6 +12,9 @@ from headrace.testing.demo.cloud import PROGRAMS
 from headrace.testing.demo.scene import Scene
 from headrace.testing.demo.workload import ADMIN
 
+HERE = "^(flow|reason|drop|trace|host.(check|verify|drain|uninstall))"
+"""What asks the host itself, and so needs to be told which of them it is."""
+
 
 def write_environment(scene: Scene) -> Path:
     """A file to source: where everything is, and a command by the name of each host and workload."""
@@ -25,7 +28,7 @@ def write_environment(scene: Scene) -> Path:
     lines = [f"export {name}={shlex.quote(value)}" for name, value in settings.items()]
     lines += [f"export PATH={shlex.quote(str(PROGRAMS))}:$PATH", 'export no_proxy="127.0.0.1${no_proxy:+,$no_proxy}"']
     for host in cloud.hosts.values():
-        lines += [f"{host.name}() {{", '  if [ "$1" = headrace ] && [[ "$2" =~ ^(flow|reason)$ ]]; then']
+        lines += [f"{host.name}() {{", f'  if [ "$1" = headrace ] && [[ "$2 $3" =~ {HERE} ]]; then']
         lines += [f'    set -- "$@" --config {shlex.quote(str(host.config))}', "  fi"]
         lines += [f'  nsenter --net={host.namespace.path} -- "$@"', "}"]
     for box in scene.boxes():
@@ -61,6 +64,8 @@ def invite(scene: Scene, environment: Path) -> None:
             [
                 "compute-1 headrace flow list --connection --port blue-app",
                 "compute-2 headrace reason list --port blue-web",
+                "compute-2 headrace drop watch",
+                "compute-1 headrace host verify",
                 "compute-1 tcpdump -ni up0 udp port 4789",
             ],
         ),

@@ -161,7 +161,9 @@ static __always_inline int hr_ecn_bring(struct __sk_buff *skb, __u8 change, cons
 	if (packet->kind == HR_KIND_IPV4 && bpf_l3_csum_replace(skb, ETH_HLEN + offsetof(struct iphdr, check),
 								*(__u16 *)was, *(__u16 *)now, sizeof(was)))
 		return -1;
-	return bpf_skb_store_bytes(skb, ETH_HLEN, now, sizeof(now), BPF_F_RECOMPUTE_CSUM);
+	/* An IPv4 header sums up to the same as before: what a NIC summed up of the frame still holds. */
+	return bpf_skb_store_bytes(skb, ETH_HLEN, now, sizeof(now),
+				   packet->kind == HR_KIND_IPV4 ? 0 : BPF_F_RECOMPUTE_CSUM);
 }
 
 /* Outer headers off, if any are on, and what they say of congestion brought inside. Tags are off already. */

@@ -312,7 +312,9 @@ static __always_inline int hr_outer_parse(void *data, void *data_end, const stru
 
 		if ((void *)(ip + 1) > data_end || ip->version != 6 || !hr_addr_equal(&ip->daddr, config->vtep6))
 			return HR_OUTER_FOREIGN;
-		__builtin_memcpy(outer->saddr, &ip->saddr, 16);
+		/* Not legal as a source on a wire, but what hr_vteps has others by: so nobody's. */
+		if (!hr_addr_is_v4(&ip->saddr) && ip->saddr.s6_addr[0] != HR_VTEP_MAC)
+			__builtin_memcpy(outer->saddr, &ip->saddr, 16);
 		outer->length += sizeof(*ip);
 		outer->tos = bpf_ntohs(*(__be16 *)ip) >> 4;
 		return hr_carried_take(ip + 1, data_end, ip->nexthdr, config, outer);

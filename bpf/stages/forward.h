@@ -72,6 +72,7 @@ static __always_inline void hr_learn(struct hr_walk *walk)
 	      *known, seen = 0;
 	bool wire = !walk->from_port && hr_wire_of(walk->segment) == HR_WHERE_PHYSICAL;
 	struct hr_fdb_key key = { .segment = walk->segment };
+	struct hr_place place;
 	bool done, within; /* behind another VTEP of the segment: as many as before */
 
 	__builtin_memcpy(key.mac, walk->packet.eth_src, 6);
@@ -103,8 +104,12 @@ static __always_inline void hr_learn(struct hr_walk *walk)
 		done = !bpf_map_update_elem(&hr_learnt, &key, &now, BPF_NOEXIST);
 	if (!within && (!done || before))
 		hr_learnt_release(done ? before : now, walk->segment);
-	if (done && before)
+	if (!done)
+		return;
+	if (before)
 		hr_epoch_raise(HR_LEARNT_ENDPOINT(before));
+	else if (!wire && hr_on_wire(walk->segment, &place)) /* as what nobody knew */
+		hr_epoch_raise(place.endpoint);
 }
 
 /* Find both sides' indices and read their epochs, before any table that the decision stands on. */

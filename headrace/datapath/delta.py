@@ -26,7 +26,9 @@ class Delta:
         for name in ORDER:
             before: Mapping[Hashable, Table] = applied[name] if applied else {None: actual.get(name, {})}
             self._compare(name, before, desired.get(name, {}))
-        fdbs = [key for key in self._put.get("hr_fdbs", {}) if key not in actual.get("hr_fdbs", {})]
+        held = actual.get("hr_fdbs", {})
+        here = (key for key, one in self._put.get("hr_fdbs", {}).items() if isinstance(one, abi.Fdb) and not one.vtep)
+        fdbs = [key for key in here if key not in held]
         self.epochs = concerned(actual, {name: self.lost(name) for name in ORDER}, {"hr_fdbs": fdbs})
 
     def _compare(self, name: str, before: Mapping[Hashable, Table], after: Mapping[Hashable, Table]) -> None:

@@ -16,7 +16,7 @@ from headrace.stages.view import Tables
 def concerned(old: Tables, lost: Tables, gained: Mapping[str, Collection[abi.Packed]] | None = None) -> set[int]:
     """Indices whose flows must be decided again when tables lose entries of ``old``, or have others in their place.
 
-    ``gained``: keys that are new. What is on a physical network's wire by not being here may be here now.
+    ``gained``: keys of what is here, and new. It may have been on a physical network's wire by not being here.
     """
     indices: set[int] = set()
     wires = old.get("hr_wires", {})

@@ -57,6 +57,7 @@ ONLY_PACKET_TEST = {
     "physical": "admit and forward, where a network is on a wire of the operator's",
     "trunk": "admit, where ports share a device",
     "wire_hostile": "admit, where the outer headers of every wire are wrong",
+    "wire_safety": "who may take whose MAC or address, on any wire",
 }
 """Names that stand alone, with the reason."""
 

@@ -1,0 +1,47 @@
+"""What a hostile machine on a wire, or a workload that sends from others' MACs, cannot bring about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from headrace.datapath.decision import Arrival
+from headrace.model import Network, Segment
+from headrace.testing import packet
+from headrace.testing.outer import put_on
+from headrace.testing.packet import BROADCAST, Somewhere
+from headrace.testing.twin import Twin, sent
+from headrace.testing.world import ANY, group, network, port
+
+MakeTwin = Callable[..., Twin]
+
+VLAN = Network(id="lan", segment=Segment(type="vlan", id=12, physical_network="physnet1"), mtu=1500)
+A, B = port("a", "lan", 1, "any"), port("b", "lan", 2, port_security=False)
+BLUE = port("blue-a", "blue", 1, "any")
+GATEWAY = Somewhere("02:00:00:00:00:fe", ("10.0.0.254", "fd00::fe"))
+STATE = (VLAN, network("blue"), group("any", *ANY), A, B, BLUE)
+
+
+def test_a_mac_that_comes_to_a_port_unannounced(twin: MakeTwin) -> None:
+    """Nobody knew it, so it was on the wire, and flows to it went there."""
+    asked = twin(*STATE)
+    out = sent("a", packet.udp(A, GATEWAY, 1, 2))
+    assert asked.thrice(out).outputs[0].segment == VLAN.segment
+    asked.run(sent("b", packet.udp(GATEWAY, A, 1, 9, dmac=BROADCAST)))
+    assert asked.run(out).outputs[0].port == "b"
+    assert asked.thrice(out).outputs[0].port == "b"
+
+
+@pytest.mark.parametrize("source", ["::ffff:192.0.2.2", "100::{mac}"])
+def test_sources_that_no_packet_has(twin: MakeTwin, source: str) -> None:
+    """Tables know IPv4 VTEPs and those of NSH over Ethernet by addresses that are not legal on a wire."""
+    nsh = Network(id="path", segment=Segment(type="nsh", id=9, transport="ethernet"), mtu=1400)
+    asked = twin(*STATE, nsh, port("p", "path", 7, "any"))
+    mac = bytes.fromhex(asked.host.stand.macs["192.0.2.2"].replace(":", ""))  # type: ignore[union-attr]
+    text = source.format(mac="")
+    if "{mac}" in source:
+        text = "100::" + ":".join(mac.hex()[at : at + 4] for at in (0, 4, 8))
+    inner = packet.udp(Somewhere("02:00:00:00:00:09", ("10.0.0.9",)), BLUE, 1, 2)
+    observed = asked.run(Arrival(frame=put_on(text, "2001:db8::1", 100, inner)))
+    assert observed.outputs == ()

@@ -33,7 +33,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What the programs concluded about one frame.
 
     ``passed``: the kernel would have it, and nobody else unless it is flooded. ``ifindex``: the device it would leave
-    by, 0: none. ``frame``: as it would leave. ``key``, ``rule``: of the walk; ``replayed``: an existing flow entry decides it.
+    by, 0: none. ``frame``: as it would leave. ``key``, ``rule``: of the walk; ``replayed``: an existing flow entry
+    decides it.
     """
 
     reason: abi.Reason

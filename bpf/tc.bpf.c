@@ -190,7 +190,9 @@ static __always_inline bool hr_uncovered(struct __sk_buff *skb, struct hr_outer 
 	return true;
 }
 
-/* A frame of a physical network, and for somebody here: its tags come off. Else it is the kernel's. */
+/* A frame of a physical network, and for somebody here: its tags come off. Else it is the kernel's, as is what is for the device's own
+ * MAC: a workload that sends from that one takes nothing from the host.
+ */
 static __always_inline bool hr_from_wire(struct __sk_buff *skb, struct hr_outer *outer)
 {
 	__u32 ifindex = skb->ifindex, tags;
@@ -207,7 +209,7 @@ static __always_inline bool hr_from_wire(struct __sk_buff *skb, struct hr_outer 
 	outer->where = (__u32)HR_WHERE_PHYSICAL << HR_WHERE_SHIFT | uplink->physical << HR_PHYSICAL_SHIFT | tags;
 	if (!bpf_map_lookup_elem(&hr_wires, &outer->where))
 		return false;
-	if (!(mac[0] & 1) && (!hr_locate(outer->where, mac, &place) || place.vtep))
+	if (!(mac[0] & 1) && (skb->pkt_type == PACKET_HOST || !hr_locate(outer->where, mac, &place) || place.vtep))
 		return false;
 	outer->reason = hr_tags_pop(skb, outer->where);
 	return true;

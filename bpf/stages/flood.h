@@ -123,9 +123,9 @@ static __always_inline int hr_flood(struct __sk_buff *skb, struct hr_walk *walk)
 	struct hr_flooding flooding = { .skb = skb, .walk = walk, .hash = hr_hash(&walk->packet.key) };
 
 	bpf_loop(HR_FLOOD_SLOTS, hr_flood_port, &flooding, 0);
+	skb->mark = 0; /* what leaves by the underlay, or is the kernel's too, may not pass the guard of a port */
 	if (!(walk->flags & HR_WALK_TUNNEL)) {
 		hr_count_from_port(walk->from_port, walk->weight);
-		skb->mark = 0;
 		bpf_loop(HR_FLOOD_SLOTS, hr_flood_vtep, &flooding, 0);
 		if (flooding.more) {
 			flooding.v6 = 1;

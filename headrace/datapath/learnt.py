@@ -10,6 +10,9 @@ from headrace.datapath.delta import Delta
 from headrace.datapath.libbpf import Program
 from headrace.stages.view import Tables, flat
 
+LATER = 60
+"""Seconds by which what a walk writes may seem to lie ahead of who reads it."""
+
 
 class Learnt:
     """hr_learnt and hr_learnt_counts. ``unlearn``: the program hr_unlearn, since walks write both at any moment."""
@@ -28,14 +31,15 @@ class Learnt:
     def age(self, now: int) -> int:
         """Forget MACs that no walk has shown on the wire of a physical network lately; answers how many.
 
-        ``now``: CLOCK_MONOTONIC, seconds. Without an entry they are on the wire all the same: no decision changes.
+        ``now``: CLOCK_MONOTONIC, seconds; what a walk has just shown may be a little later. Without an entry they
+        are on the wire all the same: no decision changes.
         """
         old = []
         for octets, value in self._places.items():
             key = abi.FdbKey.unpack(octets)
             if key.segment >> abi.WHERE_SHIFT == abi.Where.PHYSICAL:
                 found = abi.Learnt.unpack(value)
-                if found.vtep and (now - found.seen) & 0xFFFF > abi.LEARNT_AGE:
+                if found.vtep and abi.LEARNT_AGE < (now - found.seen) & 0xFFFF < 0x10000 - LATER:
                     old.append(abi.Unlearning(segment=key.segment, mac=key.mac, aged=1).pack())
         for asked in old:
             self._unlearn.test_run(ctx=asked)

@@ -83,7 +83,9 @@ def from_wire(view: View, connections: Connections, arrival: Arrival, physical: 
     service, vid, frame = tags
     network = view.network_at(("physical", physical, service, vid))
     multicast = bool(frame[0] & 1)
-    if network is None or not (multicast or is_here(view, connections, network, mac(frame[0:6]))):
+    if network is None or mac(frame[0:6]) == view.surroundings.wire_macs.get(physical):
+        return None
+    if not multicast and not is_here(view, connections, network, mac(frame[0:6])):
         return None
     return Approach(frame=frame, network=network, shared=multicast)
 

@@ -22,7 +22,8 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     ``underlay_mtu``: of the egress device towards other hosts, None: wide enough for all. ``mss_clamp``, ``any_vtep``:
     as configured. ``mac``: of the uplink, None: not known, and so every frame is addressed to it. ``next_hops``:
     VTEP -> MAC of those on the link; None: each VTEP is, and known. ``physical``: physical network -> MTU of the device
-    that leads to it; None: to each one does a device that is wide enough.
+    that leads to it; None: to each one does a device that is wide enough. ``wire_macs``: physical network -> MAC of
+    that device, where it matters.
     """
 
     underlay_mtu: int | None = None
@@ -31,6 +32,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     mac: str | None = None
     next_hops: Mapping[str, str] | None = None
     physical: Mapping[str, int] | None = None
+    wire_macs: Mapping[str, str] = {}
 
 
 class View:
@@ -85,7 +87,9 @@ class View:
     def is_up(self, port: Port) -> bool:
         """Whether a port here is administratively up and has a device, its own or its trunk's."""
         trunk = self.here.get(port.parent) if port.parent is not None else port
-        return port.admin_up and trunk is not None and trunk.parent is None
+        if not port.admin_up or trunk is None or trunk.parent is not None:
+            return False
+        return port.vlan is None or self.sub_port(trunk, port.vlan) == port
 
     def ports_of(self, network: Network) -> list[Port]:
         """The network's ports that are bound to some host."""

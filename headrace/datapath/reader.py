@@ -135,6 +135,12 @@ class Reader:
         """What the datapath holds of a local port; all zero when there is none."""
         return abi.Port.unpack(self.maps["hr_ports"].lookup(abi.U32(value=index).pack()) or b"")
 
+    def learnt_macs(self) -> Iterator[tuple[abi.FdbKey, abi.Learnt]]:
+        """MACs that no port owns, with where they were last seen."""
+        for key, value in self.maps["hr_learnt"].items():
+            if any(value):
+                yield abi.FdbKey.unpack(key), abi.Learnt.unpack(value)
+
     # Counters
 
     def reasons(self) -> Mapping[int, Mapping[abi.Reason, int]]:

@@ -107,6 +107,7 @@ class Stand:
             host.sysctl(f"net.{family}.conf.lo.forwarding", 1)
         with host.enter():
             self.own_mac = host.mac(UPLINK)
+            self.wire_macs = {name: host.mac(name) for name in WIRES}
             self.index = {name: socket.if_nametoindex(name) for name in names}
             self._far = {name: self._socket(f"far-{name}") for name in names if name != STRANGER}
             self._near = self._socket()

@@ -71,6 +71,7 @@ class Twin:
             mac=host.stand.own_mac,
             next_hops=host.next_hops(),
             physical=dict.fromkeys(host.physical, host.stand.wire_mtu),
+            wire_macs={name: host.stand.wire_macs[device] for name, device in host.physical.items()},
         )
 
     def apply(self, state: Desired) -> None:

@@ -96,7 +96,7 @@ def clients_of(view: View, lease: int) -> tuple[dict[int, Client], list[str]]:
     servers = {name: server_mac(name, macs) for name, macs in taken.items()}
     clients, faults = {}, []
     for port in view.local_ports:
-        device = view.devices.get(port.id)
+        device = view.device_of(port)
         if port.network not in served or device is None or not port.admin_up:
             continue
         given = (port, view.networks[port.network], device, around[port.network], servers[port.network], lease)

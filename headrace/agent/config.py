@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 Device = Annotated[str, msgspec.Meta(min_length=1, max_length=15)]
+PhysicalName = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,7 +38,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     uplinks: tuple[Device, ...] = ()
     uplink_hook: Literal["tc", "xdp"] = "tc"
     vteps: tuple[str, ...] = ()
-    physical_networks: Annotated[dict[str, Device], msgspec.Meta(max_length=16)] = {}
+    physical_networks: Annotated[dict[PhysicalName, Device], msgspec.Meta(max_length=15)] = {}
     any_vtep: bool = False
     tunnel_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 4789
     bpf: str = "/sys/fs/bpf/headrace"
@@ -50,3 +51,9 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     guard: tuple[Device, ...] = ("tap*",)
     verify: Annotated[int, msgspec.Meta(ge=0)] = 60
     log: Literal["debug", "info", "warning", "error"] = "info"
+
+    def __post_init__(self) -> None:
+        owners: dict[str, str] = {}
+        for name, device in self.physical_networks.items():
+            if (other := owners.setdefault(device, name)) != name:
+                raise ValueError(f"physical_networks: {other} and {name} are both on {device}; give each its own")

@@ -14,12 +14,13 @@ FILE = "names.json"
 
 
 class PortName(msgspec.Struct, frozen=True, kw_only=True):
-    """A port behind an index."""
+    """A port behind an index. ``device``: that carries it; ``vlan``: of a sub-port, its tag there."""
 
     id: str
     name: str
     device: str
     network: str
+    vlan: int | None = None
 
 
 class RuleName(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +32,10 @@ class RuleName(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Names(msgspec.Struct, frozen=True, kw_only=True):
-    """Index or number (as text) -> what it is."""
+    """Index or number (as text) -> what it is.
+
+    ``wires``: of VTEP indices, those that stand for the wire of a physical network; ``physicals``: their numbers.
+    """
 
     host: str
     bpf: str = ""
@@ -40,6 +44,7 @@ class Names(msgspec.Struct, frozen=True, kw_only=True):
     segments: dict[str, str] = {}
     physicals: dict[str, str] = {}
     vteps: dict[str, str] = {}
+    wires: dict[str, str] = {}
     rules: dict[str, RuleName] = {}
 
     def segment(self, number: int) -> str:
@@ -64,20 +69,27 @@ def write_names(run: Path, view: View, bpf: str) -> None:
 
 def names_of(view: View, bpf: str) -> Names:
     """What the numbers mean."""
+    carriers = {port.id: port.device_name for port in view.local_ports}
+    physicals = view.names["physical"]
     used = {group for port in view.local_ports for group in port.security_groups}
     return Names(
         host=view.host,
         bpf=bpf,
         ports={
             str(view.index.port(port.id)): PortName(
-                id=port.id, name=port.name, device=port.device_name, network=port.network
+                id=port.id,
+                name=port.name,
+                device=carriers.get(port.parent or port.id, port.device_name),
+                network=port.network,
+                vlan=port.vlan,
             )
             for port in view.local_ports
         },
         endpoints={str(view.index.endpoint(f"port {port.id}")): port.id for port, _ in view.remote_ports},
         segments={str(segment): name for name, segment in view.segments.items()},
-        physicals={str(view.index.physical(name)): name for name in view.names["physical"]},
         vteps={str(view.index.vtep(str(vtep))): str(vtep) for _, vtep in view.remote_ports},
+        wires={str(view.index.vtep(f"wire {name}")): name for name in physicals},
+        physicals={str(view.index.physical(name)): name for name in physicals},
         rules={
             str(rule_id(rule.id)): RuleName(id=rule.id, group=group.id, group_name=group.name)
             for group in view.state.security_groups.values()

@@ -43,6 +43,7 @@ COMPLAINT = 60.0
 """Seconds between two warnings of what one port's device did not take."""
 
 UDP_HEADER = 8
+ETH_P_8021Q = 0x8100
 ROUTER_SOLICITATION = 133
 
 
@@ -73,6 +74,11 @@ def answer_ip(frame: bytes, ip: Ip, client: Client) -> bytes:
         if source is not None and ports == (546, 547):
             return dhcp6.answer(message, source, client)
     raise Unanswered(Silence.UNSERVED)
+
+
+def tagged(frame: bytes, vlan: int | None) -> bytes:
+    """A frame as it goes to a sub-port's parent device: with its tag (IEEE 802.1Q), priority 0."""
+    return frame if vlan is None else frame[:12] + struct.pack("!HH", ETH_P_8021Q, vlan) + frame[12:]
 
 
 class Budget:
@@ -158,7 +164,7 @@ class Punts:
 
     def _send(self, client: Client, frame: bytes, what: str) -> None:
         try:
-            self._socket.sendto(frame, (client.device, 0))
+            self._socket.sendto(tagged(frame, client.port.vlan), (client.device, 0))
             self.counts[what] += 1
             log.debug("port=%s device=%s %s octets=%d", client.port.id, client.device, what, len(frame))
         except OSError as error:  # the device went, is down or full; the client asks again

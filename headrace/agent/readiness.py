@@ -1,4 +1,4 @@
-"""What this host has of what Headrace needs: kernel, BPF, nftables, certificate, sysctls, uplinks. Changes nothing."""
+"""What this host has of what Headrace needs: kernel, BPF, nftables, certificate, sysctls, devices. Changes nothing."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def network(config: AgentConfig, netlink: Netlink) -> Iterator[Finding]:
 
 
 def uplinks(config: AgentConfig, netlink: Netlink) -> Iterator[Finding]:
-    """Every uplink of the configuration."""
+    """Every device of the configuration that leads out of the host."""
     links = {link.name: link for link in netlink.links()}
     versions = ip_versions(own_vteps(netlink, config.uplinks, config.vteps))
     features = {}
@@ -159,8 +159,12 @@ def uplinks(config: AgentConfig, netlink: Netlink) -> Iterator[Finding]:
         networks = known_networks(config)
     except InvalidInput as error:
         yield Finding(check="state", state="fail", found=str(error), cure="correct the file")
+    tunnelled = [one for one in networks if not one.segment.is_physical]
     for name in config.uplinks:
-        yield from judge(name, links, hook=config.uplink_hook, features=features, versions=versions, networks=networks)
+        yield from judge(name, links, hook=config.uplink_hook, features=features, versions=versions, networks=tunnelled)
+    for physical, name in config.physical_networks.items():
+        own = [one for one in networks if one.segment.physical_network == physical]
+        yield from judge(name, links, hook=config.uplink_hook, features=features, networks=own, physical=physical)
 
 
 def own_identity(config: AgentConfig) -> str:

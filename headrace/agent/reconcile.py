@@ -13,6 +13,8 @@ from headrace.agent.config import AgentConfig
 from headrace.agent.desired import Desired
 from headrace.agent.fitness import UNFIT_FEATURES, unfit, unfit_uplink
 from headrace.agent.names import write_names
+from headrace.agent.physical import Physical, blind
+from headrace.agent.trouble import outward, trouble
 from headrace.agent.underlay import Underlay, remote_vteps
 from headrace.datapath.bpf import Datapath
 from headrace.datapath.netlink import Event, Link, Netlink
@@ -47,6 +49,8 @@ class Reconciler:
         self._datapath = datapath
         self._netlink = netlink
         self.underlay = Underlay(netlink, datapath)
+        self.physical = Physical(config, netlink)
+        self._outward = tuple(outward(config))
         self._memo = Memo()
         self._heard: set[str] = set()
         self._links: dict[str, Link] | None = None
@@ -119,8 +123,9 @@ class Reconciler:
         devices = {
             port.id: self._device(port, links[port.device_name], links)
             for port in ports.values()
-            if port.device_name in links
+            if port.parent is None and port.device_name in links and port.device_name not in self._outward
         }
+        hops = self._next_hops(desired)
         view = View(
             desired.state,
             self._config.host,
@@ -133,6 +138,9 @@ class Reconciler:
             mss_clamp=self._config.mss_clamp,
             whole=self._config.uplink_hook == "tc"
             and all(links[uplink].kind == "veth" for uplink in self._config.uplinks if uplink in links),
+            wires=self.physical.wires(links),
+            next_hops=hops,
+            any_vtep=self._config.any_vtep,
         )
         self._datapath.index.begin(view.names)
         written = self._datapath.apply(compile_parts(view))
@@ -145,15 +153,35 @@ class Reconciler:
         if self._attach(view, links):
             self._fit.clear()
             return self.reconcile(desired)
+        if self.physical.listen(links):
+            self._links = None
         remotes = remote_vteps(self._datapath)
         if remotes != self._remotes:
             self._remotes = remotes  # before looking: what changes meanwhile is asked about again
             self.underlay.follow(remotes, links.values(), self._config.uplinks)
+            if self._next_hops(desired) != hops:
+                return self.reconcile(desired)
         self._configure(view)
         if self.unfinished:
             return self.status(desired)
-        statuses = tuple(self._say(port, desired, devices, view) for port in ports.values())
+        statuses = tuple(self._say(port, desired, view) for port in ports.values())
         return self.status(desired, statuses)
+
+    def _next_hops(self, desired: Desired) -> dict[str, str]:
+        """MACs of VTEPs on the link, where frames come by them: a network of NSH over Ethernet has a port here."""
+        networks = desired.state.networks
+        used = (
+            networks[port.network]
+            for port in desired.state.ports_on(self._config.host).values()
+            if port.network in networks
+        )
+        return self.underlay.next_hops if any(one.segment.wire == "nsh-ethernet" for one in used) else {}
+
+    def age(self) -> int:
+        """Forget MACs that were not seen on a physical network for long; answers how many."""
+        if not self._datapath.actual.get("hr_wires"):
+            return 0
+        return self._datapath.learnt.age(int(time.monotonic()))
 
     def _configure(self, view: View) -> None:
         """Whom to answer, and what is wrong with what they are to be told."""
@@ -179,10 +207,10 @@ class Reconciler:
         """Why ports cannot be on XDP: what they send by tunnel leaves by an uplink, which must take XDP frames."""
         if self._config.uplink_hook == "tc":
             return "uplink_hook is tc; ports replay in XDP where uplinks do"
-        for name in self._config.uplinks:
-            fault = self._refused.get(name) or (unfit_uplink(links[name]) if name in links else None)
-            if fault:
-                return fault
+        for name in self._outward:
+            found = self._refused.get(name) or (unfit_uplink(links[name]) if name in links else None)
+            if found:
+                return found
         return None
 
     def _device(self, port: Port, link: Link, links: dict[str, Link]) -> Device:
@@ -205,9 +233,9 @@ class Reconciler:
 
     def _attach(self, view: View, links: dict[str, Link]) -> bool:
         """Run the datapath where it should. True: an uplink has just refused XDP, so its ports must do without."""
-        refused = [name for name in self._config.uplinks if name in self._refused]
+        refused = [name for name in self._outward if name in self._refused]
         wanted: dict[str, tuple[int, str]] = {}
-        for uplink in self._config.uplinks:
+        for uplink in self._outward:
             if uplink in links:
                 wanted[uplink] = (links[uplink].ifindex, f"uplink {self._config.uplink_hook}")
         for port in view.local_ports:
@@ -229,7 +257,7 @@ class Reconciler:
                     self.unfinished = True
                     break
                 self._refused.pop(name, None)
-                self._attach_one(name, ifindex, hook, links[name])
+                self._attach_one(name, ifindex, hook, links)
         for name in (self._linked | set(self._attached)) - set(wanted):
             self._datapath.detach(name)
             self._linked.discard(name)
@@ -238,20 +266,24 @@ class Reconciler:
         if self._stale and set(wanted) <= set(self._attached):  # else a device may still run an earlier load
             self._datapath.retire_loads()
             self._stale = False
-        return refused != [name for name in self._config.uplinks if name in self._refused]
+        return refused != [name for name in self._outward if name in self._refused]
 
-    def _attach_one(self, name: str, ifindex: int, hook: str, link: Link) -> None:
+    def _attach_one(self, name: str, ifindex: int, hook: str, links: dict[str, Link]) -> None:
         kind, _, place = hook.rpartition(" ")
+        link = links[name]
         attach = self._datapath.attach_uplink if kind else self._datapath.attach_port
         try:
             try:
+                if kind and place == "xdp" and name in self._config.physical_networks.values():
+                    self._check_sight(link, links)
                 attach(ifindex, name, "xdp" if place == "xdp" else "tc")
             except NotSupported as error:  # the slower hook does the same
                 self._refused[name] = str(error)
                 attach(ifindex, name, "tc")
             if kind and link.kind == "veth":
                 xdp = UNFIT_FEATURES if self._config.uplink_hook == "xdp" else ()
-                self._netlink.set_features(name, dict.fromkeys((*TUNNEL_SEGMENTATION, *xdp), False))
+                tunnels = TUNNEL_SEGMENTATION if name in self._config.uplinks else ()
+                self._netlink.set_features(name, dict.fromkeys((*tunnels, *xdp), False))
             if not link.up and not kind:  # not before: nothing passes without our programs
                 self._netlink.set_link(ifindex, up=True)
             self._attached[name] = (ifindex, hook)
@@ -263,28 +295,32 @@ class Reconciler:
             self._refused[name] = str(error)
             log.warning("device=%s cannot be attached: %s", name, error)
 
-    def _say(self, port: Port, desired: Desired, devices: dict[str, Device], view: View) -> PortStatus:
-        state, reason = "up", self._refused.get(port.device_name) or self._fit.get(port.device_name, (0, None))[1] or ""
-        if port.network not in desired.state.networks:
-            state, reason = "error", f"network {port.network} is not known here"
-        elif port.network in view.clashes:
-            other = view.clashes[port.network]
-            state, reason = "error", f"network {port.network} has the segment of network {other}; give it another"
-        elif port.id not in devices:
-            state, reason = "down", f"device {port.device_name} is not there"
-        elif port.device_name not in self._attached:
+    def _check_sight(self, link: Link, links: dict[str, Link]) -> None:
+        """Raise NotSupported where XDP would not see VLAN tags."""
+        if why := blind(link, links, self._netlink):
+            raise NotSupported(why)
+
+    def _say(self, port: Port, desired: Desired, view: View) -> PortStatus:
+        carrier = desired.state.ports.get(port.parent or port.id, port)
+        device = carrier.device_name
+        state, reason = "up", self._refused.get(device) or ""
+        if port.parent is None:
+            reason = reason or self._fit.get(device, (0, None))[1] or ""
+        if why := trouble(port, view, self._config):
+            state, reason = "error", why
+        elif view.device_of(port) is None:
+            state, reason = "down", f"device {device} is not there"
+        elif device not in self._attached:
             state = "error"
         elif not port.admin_up:
             state, reason = "down", "administratively down"
-        elif port.id not in view.devices:
-            state, reason = "down", f"device {port.device_name} is not there"
         if self._said.get(port.id) != state:
             self._said[port.id] = state
-            log.info("port=%s device=%s state=%s %s", port.id, port.device_name, state, reason)
+            log.info("port=%s device=%s state=%s %s", port.id, device, state, reason)
         return PortStatus(
             id=port.id,
             state=state,  # type: ignore[arg-type]
             reason=reason,
             revision=desired.stored.get(port.id, desired.revision),
-            device=port.device_name,
+            device=device,
         )

@@ -50,6 +50,9 @@ RETRY = (0.2, 5.0)
 """First and longest pause, seconds, between attempts to reach the controller."""
 
 
+AGEING = 30.0
+"""Seconds between looks at what was learnt on the wires of physical networks."""
+
 KEEP_AGAIN = 2.0
 """Seconds after which desired state is kept again where the disk was full."""
 
@@ -83,7 +86,10 @@ class Agent:
             listening(Path(self._config.run), self._answer),
             asyncio.TaskGroup() as group,
         ):
-            works = self._reconcile(), self._watch_devices(watch), self._punts.run(), self._verify(), source()
+            works = (
+                *(self._reconcile(), self._watch_devices(watch), self._punts.run()),
+                *(self._verify(), self._age(), source()),
+            )
             tasks = [group.create_task(work) for work in works]
             await stop.wait()
             for task in tasks:
@@ -123,6 +129,18 @@ class Agent:
             except HeadraceError as error:
                 log.error("drift: cannot look or repair: %s", error)  # noqa: TRY400 - the message says all
             pause = max(float(self._config.verify), VERIFY_SHARE * (self._loop.time() - began))
+
+    async def _age(self) -> None:
+        while True:
+            await asyncio.sleep(AGEING)
+            try:
+                async with self._busy:
+                    aged = await asyncio.to_thread(self._reconciler.age)
+            except HeadraceError as error:
+                log.error("what was learnt cannot be aged: %s", error)  # noqa: TRY400 - the message says all
+                continue
+            if aged:
+                log.debug("learnt macs aged=%d", aged)
 
     async def _look(self, *, repair: bool) -> Answer:
         """Look for drift, and mend it."""

@@ -18,6 +18,9 @@ from headrace.errors import HeadraceError
 
 log = logging.getLogger(__name__)
 
+BY_MAC = bytes([abi.VTEP_MAC, *bytes(9)])
+"""How a key of hr_vteps begins that is a MAC, not an address."""
+
 Hop = tuple[int, str]
 """Egress device and address of a next hop."""
 
@@ -32,6 +35,8 @@ class Underlay:
         self._routes: dict[str, Hop] = {}
         self._refused: set[Hop] = set()
         self._mtus: dict[str, int] | None = None
+        self._macs: dict[Hop, str] = {}
+        """The last known MAC of each next hop: one that does not answer for a moment is nobody else's."""
 
     def prepare(self) -> None:
         """Let the datapath ask the FIB as the host: bpf_fib_lookup wants forwarding on the device it asks for."""
@@ -68,6 +73,7 @@ class Underlay:
         if changed or rerouted or resized:
             self.forget(redecide=resized)
         self._hops, self._routes = current, routes
+        self._macs = {hop: mac or self._macs[hop] for hop, mac in current.items() if mac or hop in self._macs}
 
     def _ensure(self, hop: Hop, known: Neighbour | None) -> None:
         """Have the kernel keep a next hop resolved, again when it forgot (a link that flapped, a MAC that changed)."""
@@ -100,6 +106,12 @@ class Underlay:
         log.info("underlay next hops changed adjacencies=%d redecide=%s", number, redecide)
 
     @property
+    def next_hops(self) -> dict[str, str]:
+        """The MACs of those tunnel endpoints that are on the link, behind no gateway."""
+        own = ((remote, hop) for remote, hop in self._routes.items() if hop[1] == remote)
+        return {remote: self._macs[hop] for remote, hop in own if hop in self._macs}
+
+    @property
     def unresolved(self) -> list[str]:
         """Next hops that do not answer."""
         return sorted(address for (_, address), mac in self._hops.items() if mac is None)
@@ -123,7 +135,7 @@ def remote_vteps(datapath: Datapath) -> set[str]:
     """Addresses of the tunnel endpoints that the tables name."""
     found = set()
     for key in datapath.actual.get("hr_vteps", {}):
-        if isinstance(key, abi.VtepKey):
+        if isinstance(key, abi.VtepKey) and key.addr[:10] != BY_MAC:
             address = ipaddress.IPv6Address(key.addr)
             found.add(str(address.ipv4_mapped or address))
     return found

@@ -13,6 +13,7 @@ from headrace.agent.config import AgentConfig
 from headrace.agent.control import SOCKET
 from headrace.agent.drained import DRAINED
 from headrace.agent.names import FILE
+from headrace.agent.physical import give_back
 from headrace.agent.reconcile import TUNNEL_SEGMENTATION
 from headrace.datapath.attach import detach
 from headrace.datapath.bpf import lock
@@ -37,6 +38,7 @@ def uninstall(config: AgentConfig) -> Iterator[str]:
         yield "the guard is gone"
     with Netlink() as netlink:
         yield from underlay(config, netlink)
+        yield from give_back(Path(config.cache), netlink)
     for path in (Path(config.run) / FILE, Path(config.run) / SOCKET):
         path.unlink(missing_ok=True)
     for name in ("desired.json", DRAINED):

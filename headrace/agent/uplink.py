@@ -1,18 +1,19 @@
-"""Whether a device may be an uplink: supported, or refused by name with the cure. No I/O."""
+"""Whether a device may lead out of the host: supported, or refused by name with the cure. No I/O."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Literal
 
 import msgspec
 
 from headrace.datapath.netlink import Link
-from headrace.model import Network
+from headrace.model import Network, Segment
 
-OVERHEAD = {4: 50, 6: 70}
-"""What VXLAN adds within the underlay's MTU, octets, by IP version: outer IP, UDP, VXLAN and inner Ethernet headers."""
+USUAL = Segment(id=1)
+"""What room is judged by where no network says otherwise: VXLAN."""
 
 STRIPS_TAGS = "rx-vlan-hw-parse"
 """The kernel's name for ethtool's rx-vlan-offload."""
@@ -39,18 +40,31 @@ def judge(
     hook: str = "tc",
     features: Mapping[str, Mapping[str, bool]] | None = None,
     versions: Iterable[int] = (4,),
-    networks: Iterable[Network] = (),
+    networks: Sequence[Network] = (),
+    physical: str = "",
 ) -> Iterator[Finding]:
-    """Everything about one uplink. ``features``: offloads by device; ``versions``: IP versions of the own VTEPs."""
+    """Everything about one device. ``features``: offloads by device; ``versions``: IP versions of the own VTEPs.
+
+    ``networks``: those whose packets leave by it. ``physical``: the physical network that it leads to; else it is an
+    uplink.
+    """
     link = links.get(name)
-    check = f"uplink {name}"
+    check = f"physical network {physical} on {name}" if physical else f"uplink {name}"
     if link is None:
-        yield Finding(check=check, state="fail", found="not there", cure="name a device that is, in uplinks")
+        key = "physical_networks" if physical else "uplinks"
+        yield Finding(check=check, state="fail", found="not there", cure=f"name a device that is, in {key}")
         return
     yield place(check, link, {other.ifindex: other for other in links.values()})
     yield state(check, link)
-    yield from hooks(check, link, links, hook, features or {})
-    yield room(check, link, max((OVERHEAD[version] for version in versions), default=OVERHEAD[4]), list(networks))
+    yield from hooks(check, link, links, hook, features or {}, physical=bool(physical))
+    taken = {one.id: overhead(one.segment, versions) for one in networks}
+    usual = 0 if physical else overhead(USUAL, versions)
+    yield room(check, link, max(taken.values(), default=usual), [(one, taken[one.id]) for one in networks])
+
+
+def overhead(segment: Segment, versions: Iterable[int]) -> int:
+    """Octets that a segment's frames take of the MTU, at most."""
+    return max((segment.overhead(version) for version in versions), default=segment.overhead(4))
 
 
 def place(check: str, link: Link, others: Mapping[int, Link]) -> Finding:
@@ -99,7 +113,13 @@ def state(check: str, link: Link) -> Finding:
 
 
 def hooks(
-    check: str, link: Link, links: Mapping[str, Link], hook: str, features: Mapping[str, Mapping[str, bool]]
+    check: str,
+    link: Link,
+    links: Mapping[str, Link],
+    hook: str,
+    features: Mapping[str, Mapping[str, bool]],
+    *,
+    physical: bool = False,
 ) -> Iterator[Finding]:
     """Whether the datapath may sit where it is configured to, and sees VLAN tags there."""
     under = [link.name, *sorted(other.name for other in links.values() if other.master == link.ifindex)]
@@ -123,9 +143,10 @@ def hooks(
     if stripping:
         off = "; ".join(f"ethtool -K {name} rxvlan off" for name in stripping)
         carries = f"; it carries {', '.join(above)}" if above else ""
+        carries += "; the agent takes tc" if physical else ""
         yield Finding(
             check=f"{check}: rx-vlan-offload",
-            state="fail" if above else "warn",
+            state="fail" if above and not physical else "warn",
             found=f"{told}: XDP cannot see the tags that the NIC takes off{carries}",
             cure=f"{off}; or {cure}",
         )
@@ -133,15 +154,16 @@ def hooks(
         yield Finding(check=f"{check}: rx-vlan-offload", state="ok", found="off; XDP sees the tag in the frame")
 
 
-def room(check: str, link: Link, overhead: int, networks: list[Network]) -> Finding:
-    """Whether the networks' packets fit with their outer headers."""
-    largest = link.mtu - overhead
-    found = f"{link.mtu}, room for networks of {largest}"
-    short = sorted((network for network in networks if network.mtu > largest), key=lambda network: -network.mtu)
-    if short:
-        needed = short[0].mtu + overhead
+def room(check: str, link: Link, most: int, networks: list[tuple[Network, int]]) -> Finding:
+    """Whether the networks' packets fit with their outer headers or tags, which take octets of each, at ``most``."""
+    found = f"{link.mtu}, room for networks of {link.mtu - most}"
+    needed, short, taken = max(
+        ((one.mtu + taken, one, taken) for one, taken in networks), default=(0, None, 0), key=itemgetter(0)
+    )
+    if short and needed > link.mtu:
+        largest = link.mtu - taken
         cure = f"ip link set {link.name} mtu {needed} (here and in the fabric), or networks of mtu {largest}"
-        found = f"{link.mtu}, {needed} needed: {short[0].label()} has mtu {short[0].mtu}"
+        found = f"{link.mtu}, {needed} needed: {short.label()} has mtu {short.mtu}"
         return Finding(check=f"{check}: mtu", state="fail", found=found, cure=cure)
     return Finding(check=f"{check}: mtu", state="ok", found=found)
 

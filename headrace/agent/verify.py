@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -74,7 +74,7 @@ class Drift:
             found += tables(name, datapath.actual.get(name, {}), dict(datapath.read(name)), names)
         found += stages(datapath)
         found += programs(datapath, hooks)
-        found += devices(hooks, self._netlink)
+        found += devices(hooks, self._netlink, set(self._config.physical_networks.values()))
         return [*found, *guards(self._config.guard)]
 
     def mend(self, found: list[Difference]) -> None:
@@ -94,7 +94,9 @@ def tables(name: str, wanted: Table, real: Table, names: Names) -> Iterator[Diff
         yield Difference(
             kind="table",
             place=name,
-            key=words(key, names, index=name in ARRAYS - {"hr_adjacencies"}),
+            key=f"segment={word('segment', key.value, names)}"
+            if name == "hr_wires" and isinstance(key, abi.U32)
+            else words(key, names, index=name in ARRAYS - {"hr_adjacencies"}),
             state="missing" if after is None else "stray" if before is None else "changed",
             found=words(after, names) if after is not None else "",
             wanted=words(before, names) if before is not None else "",
@@ -144,8 +146,8 @@ def programs(datapath: Datapath, hooks: Hooks) -> Iterator[Difference]:
                     yield Difference(kind="program", place=device, key="runs before ours", state="stray", found=other)
 
 
-def devices(hooks: Hooks, netlink: Netlink) -> Iterator[Difference]:
-    """Devices that are not there, or down."""
+def devices(hooks: Hooks, netlink: Netlink, physical: Collection[str] = ()) -> Iterator[Difference]:
+    """Devices that are not there, or down; those of physical networks that hear only what is the host's."""
     for device, (ifindex, _) in sorted(hooks.items()):
         link = netlink.link(device)
         if link is None or link.ifindex != ifindex:
@@ -154,6 +156,8 @@ def devices(hooks: Hooks, netlink: Netlink) -> Iterator[Difference]:
             yield Difference(kind="device", place=device, state=state, found=found, wanted=f"ifindex {ifindex}")
         elif not link.up:
             yield Difference(kind="device", place=device, state="changed", found="down", wanted="up")
+        if link and device in physical and not link.promiscuous:
+            yield Difference(kind="device", place=device, key="promiscuous", state="changed", found="off", wanted="on")
 
 
 def guards(guarded: Iterable[str]) -> Iterator[Difference]:
@@ -189,6 +193,10 @@ def word(field: str, value: object, names: Names) -> str:
             return port_word(names, value)
         if field == "segment":
             return names.segments.get(str(value), hex(value))
+        if field == "physical":
+            return names.physicals.get(str(value), str(value))
+        if field == "vtep" and str(value) in {**names.vteps, **names.wires}:
+            return {**names.vteps, **names.wires}[str(value)]
         if field in {"policy", "class_id", "rule", "remote_class", "service_class"}:
             known = names.rules.get(str(value))
             return known.id if known else hex(value)

@@ -7,7 +7,7 @@ from typing import Any
 
 from headrace.abi import ConnCount, Reason
 from headrace.agent.names import Names
-from headrace.cli.local import port_label
+from headrace.cli.local import port_device, port_label
 from headrace.datapath.reader import Reader
 
 
@@ -34,7 +34,7 @@ def row(reader: Reader, names: Names, index: int, count: ConnCount) -> dict[str,
     return {
         "port": port_label(names, index),
         "id": port.id,
-        "device": port.device,
+        "device": port_device(port),
         "connections": count.live,
         "evicted": count.evicted,
         "refused": reasons.get(Reason.QUOTA, 0) + reasons.get(Reason.TABLE_FULL, 0),

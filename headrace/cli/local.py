@@ -12,7 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from headrace.agent.config import AgentConfig
-    from headrace.agent.names import Names
+    from headrace.agent.names import Names, PortName
     from headrace.datapath.reader import Reader
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -66,16 +66,21 @@ def on_this_host(function: Function) -> Function:
 
 
 def port_index(names: Names, wanted: str) -> int:
-    """The index of a port by id, name or device."""
+    """The index of a port by id, name or device; a sub-port's device is its parent's, a dot and its VLAN."""
     from headrace.errors import InvalidInput, NotFound
 
-    found = [index for index, port in names.ports.items() if wanted in {port.id, port.name, port.device}]
+    found = [index for index, port in names.ports.items() if wanted in {port.id, port.name, port_device(port)}]
     if not found:
         known = ", ".join(sorted(port.name or port.id for port in names.ports.values())) or "none"
         raise NotFound(f"port {wanted} is not on host {names.host}; here are: {known}")
     if len(found) > 1:
         raise InvalidInput(f"port {wanted}: several have that name; give an id or a device")
     return int(found[0])
+
+
+def port_device(port: PortName) -> str:
+    """The device that carries a port; of a sub-port with its tag: ``tap1.100``."""
+    return port.device if port.vlan is None else f"{port.device}.{port.vlan}"
 
 
 def port_label(names: Names, index: int) -> str:

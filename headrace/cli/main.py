@@ -18,7 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "drop": ("headrace.cli.drop:drop", "Dropped packets of this host, as they are dropped: watch."),
     "flow": ("headrace.cli.flow:flow", "Connections on this host, and who has most: list, show, top."),
     "host": ("headrace.cli.host:host", "Hosts: list, show, enroll, delete; here: check, verify, drain, uninstall."),
-    "network": ("headrace.cli.network:network", "Networks: list, show, delete."),
+    "network": ("headrace.cli.network:network", "Networks: list, show, delete; on a host: learnt."),
     "port": ("headrace.cli.port:port", "Ports: list, show, delete."),
     "reason": ("headrace.cli.reason:reason", "Why packets were dropped on this host: list, show."),
     "trace": ("headrace.cli.trace:trace", "Follow a packet over all hosts: who gets it, or what drops it and why."),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from headrace.cli.main import Lazy
 from headrace.cli.output import output_option, show_list, show_one
 from headrace.cli.reach import Reach, delete, find, reaching
 
@@ -16,9 +17,15 @@ if TYPE_CHECKING:
 COLUMNS = ("id", "name", "project", "type", "segment", "mtu", "subnets", "ports", "hosts")
 
 
-@click.group()
+COMMANDS: dict[str, tuple[str, str]] = {
+    "learnt": ("headrace.cli.learnt:learnt", "MACs that this host learnt, and where."),
+}
+"""Sub-commands that live elsewhere: name -> (module:function, help)."""
+
+
+@click.group(cls=Lazy, table=COMMANDS)
 def network() -> None:
-    """Networks: list, show, delete."""
+    """Networks: list, show, delete; on a host: learnt."""
 
 
 @network.command("list")

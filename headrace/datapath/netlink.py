@@ -29,6 +29,7 @@ from headrace.datapath.rtnetlink import LARGEST_DATAGRAM, RouteSocket
 from headrace.errors import NotFound, NotSupported
 
 IFF_UP = 0x1
+IFF_PROMISC = 0x100
 IFF_LOWER_UP = 0x10000
 IFA_F_UNUSABLE = 0x08 | 0x40  # failed duplicate address detection, or still in it
 NUD_NOARP, NUD_PERMANENT = 0x40, 0x80
@@ -59,7 +60,10 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Link(Fact, frozen=True, kw_only=True):
-    """A device. ``kind`` is empty for hardware; ``peer`` may be in the namespace ``peer_nsid``; ``queues`` receive."""
+    """A device. ``kind`` is empty for hardware; ``peer`` may be in the namespace ``peer_nsid``; ``queues`` receive.
+
+    ``promiscuous``: somebody had it set so (as opposed to those who listen for a while).
+    """
 
     name: str
     kind: str
@@ -74,6 +78,7 @@ class Link(Fact, frozen=True, kw_only=True):
     queues: int = 1
     bond_mode: str = ""
     vlan: int | None = None
+    promiscuous: bool = False
 
 
 class Address(Fact, frozen=True, kw_only=True):
@@ -142,15 +147,20 @@ class Netlink:
         found = _or_none(errno.ENODEV, self._socket.get, rtnl.RTM_GETLINK, ask, f"device {device}")
         return None if found is None else _link(found)
 
-    def set_link(self, ifindex: int, *, up: bool | None = None, mtu: int | None = None) -> None:
+    def set_link(
+        self, ifindex: int, *, up: bool | None = None, mtu: int | None = None, promiscuous: bool | None = None
+    ) -> None:
         """Change a device."""
         ask: Any = ifinfmsg()
         ask["index"] = ifindex
-        if up is not None:
-            ask["change"], ask["flags"] = IFF_UP, IFF_UP if up else 0
+        for flag, on in ((IFF_UP, up), (IFF_PROMISC, promiscuous)):
+            if on is not None:
+                ask["change"] |= flag
+                ask["flags"] |= flag if on else 0
         if mtu is not None:
             ask["attrs"] = [("IFLA_MTU", mtu)]
-        self._socket.change(rtnl.RTM_NEWLINK, ask, 0, f"set device {ifindex} up={up} mtu={mtu}")
+        what = f"set device {ifindex} up={up} mtu={mtu} promiscuous={promiscuous}"
+        self._socket.change(rtnl.RTM_NEWLINK, ask, 0, what)
 
     def addresses(self, ifindex: int | None = None) -> list[Address]:
         """Addresses of a device, or all."""
@@ -310,6 +320,7 @@ def _link(message: Any) -> Link:
         queues=message.get_attr("IFLA_NUM_RX_QUEUES") or 1,
         bond_mode=BOND_MODES[facts.get_attr("IFLA_BOND_MODE")] if kind == "bond" else "",
         vlan=facts.get_attr("IFLA_VLAN_ID") if kind == "vlan" else None,
+        promiscuous=bool(message["flags"] & IFF_PROMISC),
     )
 
 

@@ -135,10 +135,34 @@ class View:
         known = self.state.networks.keys() - self.clashes.keys() - self.unwired.keys()
         return sorted((port for port in ports if port.network in known), key=lambda port: port.id)
 
+    @cached_property
+    def misfits(self) -> dict[str, str]:
+        """Sub-ports of this host that no trunk here can carry, with why: they are known, and down."""
+        own = {port.id: port for port in self.local_ports}
+        tags: dict[tuple[str, int | None], str] = {}
+        found = {}
+        for port in own.values():
+            if port.parent is None:
+                continue
+            parent = own.get(port.parent)
+            holder = tags.setdefault((port.parent, port.vlan), port.id)
+            if parent is None:
+                bound = self.state.ports.get(port.parent)
+                here = bound is not None and bound.host == self.host
+                why = "cannot be used here; see why" if here else "is not on this host; bind both to one"
+                found[port.id] = f"its parent port {port.parent} {why}"
+            elif parent.parent is not None:
+                found[port.id] = f"its parent port {port.parent} is a sub-port itself; give it the trunk's own port"
+            elif holder != port.id:
+                found[port.id] = f"sub-port {holder} of port {port.parent} has VLAN {port.vlan}; give it another"
+        return found
+
     def device_of(self, port: Port) -> Device | None:
         """The device that carries a local port; a sub-port's is its parent's, whose hook it does not share."""
         if port.parent is None:
             return self.devices.get(port.id)
+        if port.id in self.misfits:
+            return None
         device = self.devices.get(port.parent)
         return None if device is None else msgspec.structs.replace(device, xdp=False)
 

@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from headrace import abi
 from headrace.agent.names import Names, read_names
@@ -28,7 +28,7 @@ from headrace.controller.config import ControllerConfig
 from headrace.controller.desired import CLI, encode
 from headrace.controller.identity import Authority, Files
 from headrace.datapath.reader import Reader
-from headrace.model import Network, Object, Port, Record
+from headrace.model import Network, Object, Port, PortStatus, Record
 from headrace.testing.build import Build
 from headrace.testing.controller import STARTED, controller_thread
 from headrace.testing.topology import CommandFailed, Namespace, Process, Topology, run
@@ -297,7 +297,8 @@ class Cloud:
         self.objects |= {(item.type, item.id): item for item in objects}
         for item in objects:
             known = self.plugged | self.workloads.keys()
-            if isinstance(item, Port) and item.host in self.hosts and item.id not in known:
+            own = isinstance(item, Port) and item.parent is None  # a sub-port's device is its parent's
+            if isinstance(item, Port) and own and item.host in self.hosts and item.id not in known:
                 network = self.objects["network", item.network]
                 assert isinstance(network, Network)
                 host = self.hosts[item.host].namespace
@@ -333,6 +334,16 @@ class Cloud:
             await self._applied(client, answer.epoch, answer.revision)
 
         self.ask(question)
+
+    def says(self, port: str, state: str) -> PortStatus:
+        """Wait until a port's host says that it is in a state; what it says."""
+
+        def told() -> PortStatus | None:
+            statuses = self.ask(lambda client: client.statuses())
+            known = (one for status in statuses for one in status.ports)
+            return next((one for one in known if (one.id, one.state) == (port, state)), None)
+
+        return cast("PortStatus", wait_until(told, 10, f"port {port} is {state}"))
 
     def settle(self) -> None:
         """Wait until every running agent has the controller's latest."""

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from headrace import abi
 from headrace.controller.desired import CLI, encode
-from headrace.model import Network, Object, Port, Record, Rule, SecurityGroup
+from headrace.model import Network, Object, Port, Record, Rule, SecurityGroup, Segment
 from headrace.stages.view import segment_number
 from headrace.testing import world
 from headrace.testing.cloud import Cloud, Workload
@@ -22,10 +22,11 @@ _numbers = itertools.count(1)
 class Scene:
     """Names within a scene are short; in the cloud they carry the scene's number."""
 
-    def __init__(self, cloud: Cloud, *, mtu: int = 1450) -> None:
+    def __init__(self, cloud: Cloud, *, mtu: int = 1450, segment: Segment | None = None) -> None:
         self.cloud = cloud
         self.number = next(_numbers)
-        self.network: Network = world.network(f"s{self.number}", vni=VNI + self.number, mtu=mtu)
+        own = segment or Segment(id=VNI + self.number)
+        self.network = Network(id=f"s{self.number}", segment=own, mtu=mtu)
         self._made: dict[tuple[str, str], Object] = {}
 
     def __enter__(self) -> Self:

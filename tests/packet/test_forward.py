@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,8 +11,7 @@ import pytest
 
 from headrace import abi
 from headrace.abi import Reason
-from headrace.datapath.decision import Arrival
-from headrace.model import Host, Network, Object, Segment
+from headrace.model import Host, Object, Segment
 from headrace.model import State as Desired
 from headrace.stages.view import segment_number
 from headrace.testing import packet
@@ -529,42 +527,3 @@ def test_only_the_datapath_sends_to_a_workload(twin: MakeTwin) -> None:
         result = guard.test_run(frame, ctx=skb_context(host.entrance(sent("nobody", frame))))
     assert result.retval == TC_ACT_SHOT
     assert abi.Reason.FROM_HOST in {reason for (port_, reason) in host.counts().reasons if port_ == ""}
-
-
-# Physical networks
-
-WIRED = Network(id="blue", segment=Segment(type="vlan", id=12, physical_network="physnet1"), mtu=1450)
-ON_WIRE = Somewhere("02:00:00:00:00:99", ("10.0.0.99", "fd00::99"))
-
-
-def came(frame: bytes, vid: int = 12) -> Arrival:
-    """From the wire of the network."""
-    return Arrival(physical="physnet1", frame=frame, vlan=vid)
-
-
-def test_what_nobody_here_owns_is_on_the_wire(twin: MakeTwin) -> None:
-    """From a veth and from another device: what is replayed keeps its tags."""
-    asked = twin(WIRED, *STATE[1:])
-    for name, own in (("a", A), ("b", B), ("open", OPEN)):
-        observed = asked.thrice(sent(name, packet.udp(own, ON_WIRE, 1, 2)))
-        assert [output.segment for output in observed.outputs] == [WIRED.segment]
-    assert asked.thrice(came(packet.udp(ON_WIRE, A, 2, 1))).outputs[0].port == "a"
-
-
-def test_what_is_for_the_devices_own_mac_is_the_hosts(twin: MakeTwin) -> None:
-    """Also where a workload sends from that MAC."""
-    asked = twin(WIRED, *STATE[1:])
-    device = Somewhere(asked.host.stand.wire_macs["wire1"], ("10.0.0.98", "fd00::98"))
-    asked.thrice(sent("open", packet.udp(device, A, 1, 2)))
-    assert asked.thrice(came(packet.udp(ON_WIRE, device, 2, 1))).passed
-
-
-def test_a_mac_that_is_silent_on_the_wire_is_forgotten(twin: MakeTwin) -> None:
-    asked = twin(WIRED, *STATE[1:])
-    asked.thrice(came(packet.udp(ON_WIRE, A, 1, 2)))
-    asked.thrice(sent("open", packet.udp(GUEST, A, 1, 2)))
-    datapath, now = asked.host.datapath, int(time.monotonic())
-    learnt = {key.mac.hex(":") for key, _ in datapath.learnt_macs()}
-    assert learnt == {ON_WIRE.mac, GUEST.mac}
-    assert [datapath.learnt.age(now + late) for late in (-2, 0, abi.LEARNT_AGE - 2, abi.LEARNT_AGE + 2)] == [0, 0, 0, 1]
-    assert {key.mac.hex(":") for key, _ in datapath.learnt_macs()} == {GUEST.mac}

@@ -349,3 +349,12 @@ def test_a_network_may_move_to_another_wire(twin: MakeTwin, segment: Segment) ->
     assert asked.thrice(came(segment, packet.udp(FAR, A, 2, 1))).outputs[0].port == "a"
     asked.apply(asked.state.of((*asked.state.all(), network("blue", 9))))
     assert asked.thrice(came(segment, packet.udp(FAR, A, 2, 1))).passed
+
+
+def test_what_is_for_the_devices_own_mac_is_the_hosts(twin: MakeTwin, segment: Segment) -> None:
+    """Also where a workload sends from that MAC; a broadcast from there is for both, as ever."""
+    asked = twin(*on(segment))
+    device = Somewhere(asked.host.stand.wire_macs["wire1"], ("10.0.0.98", "fd00::98"))
+    asked.thrice(sent("open", packet.udp(device, A, 1, 2)))
+    assert asked.thrice(came(segment, packet.udp(GUEST, device, 2, 1))).passed
+    asked.thrice(came(segment, packet.arp(GUEST, "10.0.0.98")))

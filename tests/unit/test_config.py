@@ -90,6 +90,14 @@ def test_the_nearest_name_is_of_the_struct_meant(text: str) -> None:
         decode(text.encode(), Outer, "thing 1")
 
 
+def test_a_device_leads_to_one_physical_network(tmp_path: Path) -> None:
+    path = written(tmp_path, 'host = "h1"\nphysical_networks = {one = "eth1", two = "eth2"}')
+    assert load(path, AgentConfig).physical_networks == {"one": "eth1", "two": "eth2"}
+    path = written(tmp_path, 'host = "h1"\nphysical_networks = {one = "eth1", two = "eth1"}')
+    with pytest.raises(InvalidInput, match=r"physical_networks: one and two are both on eth1; give each its own"):
+        load(path, AgentConfig)
+
+
 @pytest.mark.parametrize(("text", "value"), [("", False), ("mss_clamp = false", False), ("mss_clamp = true", True)])
 def test_clamping_is_switched_on_by_name(tmp_path: Path, text: str, value: bool) -> None:  # noqa: FBT001 - a parameter
     assert load(written(tmp_path, f'host = "h1"\n{text}'), AgentConfig).mss_clamp is value

@@ -189,3 +189,9 @@ def test_who_asks_too_often_is_read_no_further(asked: Asked) -> None:
 
 def test_the_head_is_the_record_s() -> None:
     assert HEAD.unpack_from(Punt(port=7, ifindex=8).pack()) == (7, 8)
+
+
+@pytest.mark.parametrize(("vlan", "tag"), [(None, ""), (10, "8100000a")])
+def test_an_answer_to_a_sub_port_bears_its_tag(vlan: int | None, tag: str) -> None:
+    frame = bytes(range(14)) + b"rest"
+    assert punt.tagged(frame, vlan) == frame[:12] + bytes.fromhex(tag) + frame[12:]

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from headrace.agent.underlay import Underlay
+from headrace import abi
+from headrace.agent.underlay import BY_MAC, Underlay, remote_vteps
 from headrace.datapath.netlink import Link, Neighbour, Route
 
 REMOTE, UPLINKS = "192.0.2.2", ("uplink", "second")
@@ -22,15 +23,19 @@ class Kernel:
 
     def __init__(self) -> None:
         self.out = 1
-        self.mac = "02:00:00:00:00:99"
+        self.mac: str | None = "02:00:00:00:00:99"
+        self.gateway: str | None = None
         self.found: list[tuple[int, int]] = []
         self.forgotten: list[bool] = []
 
     def route(self, _: str) -> Route:
-        return Route(ifindex=self.out, gateway=None, source=None, mtu=None, local=False)
+        return Route(ifindex=self.out, gateway=self.gateway, source=None, mtu=None, local=False)
 
     def neighbours(self) -> list[Neighbour]:
         return [Neighbour(ifindex=number, address=REMOTE, mac=self.mac, managed=True) for number in (1, 2)]
+
+    def ensure_managed_neighbour(self, ifindex: int, address: str) -> None:
+        """It is resolved already."""
 
     def release_neighbour(self, ifindex: int, address: str) -> None:
         """Nobody asks for it any more."""
@@ -111,3 +116,22 @@ def test_an_agent_that_starts_believes_no_decision_by_another_mtu(
     kernel.found = found
     follow(underlay, 1500, 1500, 1450)
     assert kernel.forgotten == forgotten
+
+
+def test_a_neighbour_is_known_by_its_mac_one_behind_a_gateway_is_not(underlay: Underlay, kernel: Kernel) -> None:
+    """A MAC that is not resolved for a moment is nobody else's meanwhile."""
+    assert underlay.next_hops == {}
+    for mac, known in (("02:00:00:00:00:99",) * 2, (None, "02:00:00:00:00:99"), ("02:00:00:00:00:98",) * 2):
+        kernel.mac = mac
+        follow(underlay, 1500, 1500, 1450)
+        assert underlay.next_hops == {REMOTE: known}
+    kernel.gateway = "192.0.2.254"
+    follow(underlay, 1500, 1500, 1450)
+    assert underlay.next_hops == {}
+
+
+def test_who_is_known_by_a_mac_is_no_address() -> None:
+    vtep = abi.Vtep(vtep=1, endpoint=abi.PORTS)
+    keys = (abi.VtepKey(addr=bytes(10) + b"\xff\xff\xc0\x00\x02\x02"), abi.VtepKey(addr=BY_MAC + bytes(6)))
+    tables = type("Tables", (), {"actual": {"hr_vteps": dict.fromkeys(keys, vtep)}})()
+    assert remote_vteps(tables) == {REMOTE}

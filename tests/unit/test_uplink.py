@@ -94,6 +94,46 @@ def test_the_networks_packets_must_fit(mtu: int, versions: tuple[int, ...], larg
     assert state == "ok" or f"ip link set eth0 mtu {largest + (70 if 6 in versions else 50)}" in finding.cure
 
 
+@pytest.mark.parametrize(
+    ("segment", "room"),
+    [
+        (Segment(type="mpls", id=16), 1500 - 46),
+        (Segment(type="gre", id=1), 1500 - 42),
+        (Segment(type="nsh", id=1, transport="ethernet"), 1500 - 22),
+    ],
+)
+def test_every_wire_takes_its_own(segment: Segment, room: int) -> None:
+    for mtu, state in ((room, "ok"), (room + 1, "fail")):
+        asked = [Network(id="n", segment=segment, mtu=mtu)]
+        assert found("eth0", link("eth0", 2, mtu=1500), networks=asked)["mtu"].state == state
+
+
+@pytest.mark.parametrize(("service", "room"), [(None, 1500), (7, 1496)])
+def test_a_physical_network_has_room_for_its_tags(service: int | None, room: int) -> None:
+    segment = Segment(type="vlan", id=12, service_vlan=service, physical_network="one")
+    asked = [Network(id="n", segment=segment, mtu=1500)]
+    (*_, finding) = judge("eth0", {"eth0": link("eth0", 2, mtu=1500)}, networks=asked, physical="one")
+    assert finding.check == "physical network one on eth0: mtu"
+    assert finding.state == ("ok" if room == 1500 else "fail")
+    assert room == 1500 or finding.cure == (
+        "ip link set eth0 mtu 1504 (here and in the fabric), or networks of mtu 1496"
+    )
+
+
+def test_a_physical_network_whose_device_is_missing() -> None:
+    (finding,) = judge("eth9", {}, physical="one")
+    assert (finding.check, finding.found) == ("physical network one on eth9", "not there")
+    assert finding.cure == "name a device that is, in physical_networks"
+
+
+def test_a_nic_that_hides_tags_keeps_its_physical_network_on_tc() -> None:
+    links = {"eth0": link("eth0", 2)}
+    options: dict[str, Any] = {"hook": "xdp", "features": {"eth0": {STRIPS_TAGS: True}}, "physical": "one"}
+    (finding,) = (one for one in judge("eth0", links, **options) if one.check.endswith("rx-vlan-offload"))
+    assert finding.state == "warn"
+    assert finding.found.endswith("; the agent takes tc")
+
+
 def test_a_device_that_is_down_or_unplugged() -> None:
     assert found("eth0", link("eth0", 2, up=False))["link"].cure == "ip link set eth0 up"
     assert found("eth0", link("eth0", 2, carrier=False))["link"].state == "warn"

@@ -71,11 +71,8 @@ class Reconciler:
 
     def status(self, desired: Desired | None = None, ports: tuple[PortStatus, ...] = ()) -> HostStatus:
         """What the host says of itself."""
-        wires = {
-            name: WireStatus(device=device, mtu=self.links[device].mtu)
-            for name, device in self._config.physical_networks.items()
-            if device in self.links
-        }
+        devices = self.physical.wires(self.links)
+        wires = {name: WireStatus(device=device.name, mtu=device.mtu) for name, device in devices.items()}
         return HostStatus(
             id=self._config.host,
             vteps=self._own_vteps(),

@@ -32,7 +32,7 @@ class LabSession:
     """``vm`` with ``modules``, ended after ``limit`` seconds in any case. ``directory`` is its /lab."""
 
     def __init__(
-        self, vm: LabVM, directory: Path, *, namespace: Namespace, modules: Sequence[str] = (), limit: float = 300
+        self, vm: LabVM, directory: Path, *, namespace: Namespace, modules: Sequence[str] = (), limit: float = 900
     ) -> None:
         self._vm = vm
         self._directory = directory

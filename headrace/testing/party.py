@@ -34,6 +34,7 @@ RCV_MSS = 20
 """Where linux/tcp.h's struct tcp_info has the size of segments received."""
 ICMP = {4: 20 + 8, 6: 40 + 8}
 """Headers of an echo."""
+LOSSES = {"INTERNAL", "NESTED_SUPERPACKET"}
 IP_AND_TCP = {4: 20 + 32, 6: 40 + 32}
 """Headers of a segment with timestamps."""
 
@@ -105,6 +106,14 @@ class Party:
         """The workload's address."""
         return port("b", "", 2).addresses[0 if family == 4 else 1]
 
+    def check_nothing_lost(self, a: Workload) -> None:
+        """Raise where our workload sent what could not be cut or encapsulated (TCP would hide it)."""
+        lost = {
+            reason: count for reason, count in self.meeting.hosts["h1"].reasons(a.port.id).items() if reason in LOSSES
+        }
+        if lost:
+            raise AssertionError(f"lost on their way out: {lost}")
+
     def carry(self, segment: Segment, version: int, mtu: int) -> None:
         """Connect the party's workload to a segment, and to no other."""
         raise NotImplementedError
@@ -122,6 +131,7 @@ def agree(a: Workload, party: Party, mtu: int) -> None:
             found = segment_sizes(client, server, address, 80)
             if found != (full, full):
                 raise AssertionError(f"segments to {address} and back have {found} octets, not {full}")
+    party.check_nothing_lost(a)
 
 
 def segment_sizes(client: Place, server: Place, address: str, number: int) -> tuple[int, int]:

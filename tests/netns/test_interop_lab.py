@@ -14,7 +14,7 @@ from headrace.testing.kernel import Kernel
 from headrace.testing.kernel_party import DEVICE, MODULES, KernelParty
 from headrace.testing.labsession import LabSession, card
 from headrace.testing.labvm import LabVM
-from headrace.testing.party import AMOUNT, ICMP, IP_AND_TCP, MTU, Meeting, received
+from headrace.testing.party import AMOUNT, ICMP, IP_AND_TCP, MTU, PHYSICAL, Meeting, received
 from headrace.testing.scene import Scene
 from headrace.testing.topology import Topology, run
 from headrace.testing.traffic import connect, listen, ping
@@ -35,7 +35,13 @@ TUNNELS = (
     Segment(type="mpls", id=ID, transport="udp"),
     Segment(type="mpls", id=ID, transport="gre"),
 )
-WIRES = [(segment, 4) for segment in TUNNELS]
+ETHERNET = (
+    Segment(type="flat", physical_network=PHYSICAL),
+    Segment(type="vlan", id=12, physical_network=PHYSICAL),
+    Segment(type="vlan", id=12, service_vlan=7, physical_network=PHYSICAL),
+)
+WIRES = [(segment, version) for segment in TUNNELS for version in (4, 6) if (segment.type, version) != ("geneve", 6)]
+WIRES += [(segment, 4) for segment in ETHERNET]
 SET_UP = f"""set -e
 ip link set eth0 mtu {MTU} up
 ip address add 192.0.2.{NUMBER}/24 dev eth0
@@ -79,6 +85,7 @@ def test_full_size_packets_both_ways(
         session.run(f"ping -n -c 1 -W 30 -M do -s {size} {a.address(family)}")
         assert goes(a, party.address(family), session) == full
         assert comes(a, a.address(family), session) == full
+    party.check_nothing_lost(a)
 
 
 def goes(a: Workload, address: str, session: LabSession) -> int:

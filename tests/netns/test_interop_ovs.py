@@ -9,7 +9,7 @@ import pytest
 
 from headrace.model import Segment
 from headrace.testing.ovs_party import OvsParty
-from headrace.testing.party import Meeting, agree
+from headrace.testing.party import PHYSICAL, Meeting, agree
 from headrace.testing.scene import Scene
 from headrace.testing.topology import Topology
 from headrace.testing.traffic import IMPATIENCE, ping
@@ -19,6 +19,8 @@ pytestmark = pytest.mark.needs("ovs")
 ID = 0x1234
 MORE_NSH = 16
 """MD type 1 beyond what we send."""
+PACKET_SOCKET = 4
+"""A packet socket sends a frame longer than the MTU by a tag where that is 802.1Q's, not 802.1ad's (packet_snd)."""
 TUNNELS = (
     Segment(type="vxlan", id=ID),
     Segment(type="geneve", id=ID),
@@ -26,7 +28,12 @@ TUNNELS = (
     Segment(type="mpls", id=ID, transport="gre"),
     Segment(type="nsh", id=ID, transport="gpe"),
 )
-WIRES = [(segment, version) for segment in TUNNELS for version in (4, 6)]
+ETHERNET = (
+    Segment(type="flat", physical_network=PHYSICAL),
+    Segment(type="vlan", id=12, physical_network=PHYSICAL),
+    Segment(type="vlan", id=12, service_vlan=7, physical_network=PHYSICAL),
+)
+WIRES = [(segment, version) for segment in TUNNELS for version in (4, 6)] + [(segment, 4) for segment in ETHERNET]
 
 
 @pytest.fixture(scope="module")
@@ -68,4 +75,5 @@ def test_nsh_metadata(party: OvsParty, scene: Scene, transport: Literal["gpe", "
     ("segment", "version"), WIRES, ids=[f"{segment.text}-v{version}".replace(" ", "-") for segment, version in WIRES]
 )
 def test_full_size_packets_both_ways(party: OvsParty, scene: Scene, segment: Segment, version: int) -> None:
-    agree(party.meet(scene, segment, version), party, scene.network.mtu)
+    spare = PACKET_SOCKET if segment.service_vlan else 0
+    agree(party.meet(scene, segment, version, spare=spare), party, scene.network.mtu)

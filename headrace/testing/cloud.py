@@ -39,6 +39,8 @@ CONTROLLER = 254
 """The last part of the fabric's addresses."""
 HEARTBEAT = 0.1
 """Of the controller, seconds: hosts that a change does not concern acknowledge it with this delay."""
+PATIENCE = 40.0
+"""Seconds that a machine with much to do may take to start an agent, or to apply a change."""
 QUIET = ("router_solicitations", "accept_ra")
 PREFIX = {4: 24, 6: 64}
 HEADRACE = (sys.executable, "-m", "headrace")
@@ -261,7 +263,7 @@ class Cloud:
         """Start it, where it is a process."""
         config = str(self.topology.directory / "controller.toml")
         self.controller = process = self.fabric.popen([*HEADRACE, "controller", "--config", config], env=env)
-        wait_until(lambda: STARTED in process.output() or process.poll() is not None, 15, "the controller serves")
+        wait_until(lambda: STARTED in process.output() or process.poll() is not None, PATIENCE, "the controller serves")
         assert process.poll() is None, process.output()
 
     def kill_controller(self) -> None:
@@ -372,7 +374,7 @@ class Cloud:
             return not missing
 
         try:
-            await async_wait_until(complete, 15)
+            await async_wait_until(complete, PATIENCE)
         except TimeoutError:
             logs = (f"{host.name}: {host.agent.output()[-3000:]}" for host in self.hosts.values() if host.agent)
             raise TimeoutError("\n".join([*missing, *logs])) from None

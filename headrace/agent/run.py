@@ -70,6 +70,7 @@ class Agent:
         self._drift = drift
         self._busy = asyncio.Lock()
         self._unheard = False
+        self._ending = False
         self._drained = is_drained(Path(config.cache))
         self._desired: Desired | None = None
         self._status: HostStatus = reconciler.status()
@@ -91,7 +92,10 @@ class Agent:
                 *(self._verify(), self._age(), source()),
             )
             tasks = [group.create_task(work) for work in works]
-            await stop.wait()
+            try:
+                await stop.wait()
+            finally:
+                self._ending = True
             for task in tasks:
                 task.cancel()
 
@@ -219,7 +223,7 @@ class Agent:
             self._changed.set()
         pause = RETRY[0]
         files = Files.at(Path(self._config.certificates), "host")
-        while True:
+        while not self._ending:  # a TaskGroup of Python 3.11 forgets that it is cancelled where a task of it fails too
             try:
                 async with Client(self._config.controller, tls=files) as client:
                     await self._tell(client)

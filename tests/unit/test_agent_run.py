@@ -6,8 +6,9 @@ import asyncio
 import datetime as dt
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import pytest
 
@@ -16,8 +17,9 @@ from headrace.agent.config import AgentConfig
 from headrace.agent.desired import Desired
 from headrace.agent.readiness import certificate
 from headrace.agent.run import Agent, serve
+from headrace.controller.api import Event
 from headrace.controller.identity import DAYS, Authority
-from headrace.errors import NotSupported
+from headrace.errors import NotSupported, Unavailable
 from headrace.model import HostStatus, State
 
 
@@ -105,3 +107,47 @@ def test_a_certificate_is_judged_before_it_ends(tmp_path: Path) -> None:
         "headrace host enroll --renew",
         "headrace host enroll h1",
     ]
+
+
+def test_it_ends_although_the_controller_goes_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Going:
+        """A controller whose connection breaks just when the agent is told to stop."""
+
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        async def __aenter__(self) -> Self:
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            pass
+
+        async def put_status(self, _: HostStatus) -> None:
+            pass
+
+        async def watch(self, *_: object, **__: object) -> AsyncIterator[Event]:
+            reached.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise Unavailable("it ended the watch") from None
+            yield Event(kind="sync")
+
+    class Idle(Slow):
+        repairs = 0
+
+        async def run(self) -> None:
+            await asyncio.Event().wait()
+
+    async def run() -> None:
+        idle = cast("Any", Idle())
+        config = AgentConfig(host="h1", controller="http://c", cache=str(tmp_path), run=str(tmp_path), verify=0)
+        stop = asyncio.Event()
+        task = asyncio.create_task(Agent(config, idle, idle, idle).run(stop))
+        await asyncio.wait_for(reached.wait(), 10)
+        stop.set()
+        await asyncio.wait_for(task, 10)
+
+    reached = asyncio.Event()
+    monkeypatch.setattr(agent_run, "Client", Going)
+    asyncio.run(run())

@@ -13,6 +13,7 @@
 #define HR_ENDPOINTS 262144 /* indices of local ports, remote ports and VTEPs together */
 #define HR_VTEPS 8192 /* tunnel endpoints of other hosts */
 #define HR_PHYSICALS 16 /* physical networks of a host */
+#define HR_UPLINKS 64 /* devices that lead out of it */
 #define HR_PATHS 8 /* adjacencies a VTEP has, so that ECMP in the underlay spreads flows */
 #define HR_REASONS 64 /* slots for enum hr_reason in the counters of a port */
 #define HR_MARK \
@@ -251,9 +252,10 @@ struct hr_subport {
 	__u32 port; /* index in hr_ports */
 };
 
-/* The devices that physical networks are reached by. */
+/* The devices that lead out of the host: to other hosts, to a physical network, or to both. */
 struct hr_uplink {
 	__u32 physical; /* number of the physical network, from 1; 0: none */
+	__u32 tunnels; /* 1: to other hosts; else what comes by it is no tunnel's, whatever it looks like */
 };
 
 /* The segments of physical networks that have ports here: what is not here is on the wire, which is a place like a VTEP. */

@@ -23,7 +23,7 @@ HR_TABLE(hr_configs, BPF_MAP_TYPE_ARRAY, __u32, struct hr_config, 1, 0);
 HR_TABLE(hr_devices, BPF_MAP_TYPE_HASH, __u32, struct hr_device, HR_PORTS, 0);
 HR_TABLE(hr_ports, BPF_MAP_TYPE_ARRAY, __u32, struct hr_port, HR_PORTS, 0);
 HR_TABLE(hr_subports, BPF_MAP_TYPE_HASH, struct hr_subport_key, struct hr_subport, HR_PORTS, 0);
-HR_TABLE(hr_uplinks, BPF_MAP_TYPE_HASH, __u32, struct hr_uplink, HR_PHYSICALS, 0);
+HR_TABLE(hr_uplinks, BPF_MAP_TYPE_HASH, __u32, struct hr_uplink, HR_UPLINKS, 0);
 HR_TABLE(hr_wires, BPF_MAP_TYPE_HASH, __u32, struct hr_wire, HR_PORTS, 0);
 HR_TABLE(hr_sources, BPF_MAP_TYPE_LPM_TRIE, struct hr_source_key, __u32, 262144, BPF_F_NO_PREALLOC);
 HR_TABLE(hr_neighbours, BPF_MAP_TYPE_HASH, struct hr_neighbour_key, struct hr_neighbour, 262144, BPF_F_NO_PREALLOC);

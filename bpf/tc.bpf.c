@@ -193,20 +193,19 @@ static __always_inline bool hr_uncovered(struct __sk_buff *skb, struct hr_outer 
 /* A frame of a physical network, and for somebody here: its tags come off. Else it is the kernel's, as is what is for the device's own
  * MAC: a workload that sends from that one takes nothing from the host.
  */
-static __always_inline bool hr_from_wire(struct __sk_buff *skb, struct hr_outer *outer)
+static __always_inline bool hr_from_wire(struct __sk_buff *skb, __u32 physical, struct hr_outer *outer)
 {
-	__u32 ifindex = skb->ifindex, tags;
-	struct hr_uplink *uplink = bpf_map_lookup_elem(&hr_uplinks, &ifindex);
 	struct hr_place place = {};
 	__u8 mac[6];
+	__u32 tags;
 
-	if (!uplink || !uplink->physical)
+	if (!physical)
 		return false;
 	tags = hr_tags_read(skb);
 	if (tags == HR_WHERE_NONE || bpf_skb_load_bytes(skb, 0, mac, sizeof(mac)))
 		return false;
 	__builtin_memset(outer, 0, sizeof(*outer));
-	outer->where = (__u32)HR_WHERE_PHYSICAL << HR_WHERE_SHIFT | uplink->physical << HR_PHYSICAL_SHIFT | tags;
+	outer->where = (__u32)HR_WHERE_PHYSICAL << HR_WHERE_SHIFT | physical << HR_PHYSICAL_SHIFT | tags;
 	if (!bpf_map_lookup_elem(&hr_wires, &outer->where))
 		return false;
 	if (!(mac[0] & 1) && (skb->pkt_type == PACKET_HOST || !hr_locate(outer->where, mac, &place) || place.vtep))
@@ -218,14 +217,15 @@ static __always_inline bool hr_from_wire(struct __sk_buff *skb, struct hr_outer 
 /* Outer headers off, if any are on: what counts next is how many there were. False: it is the kernel's, untouched. */
 static __always_inline bool hr_uncover(struct __sk_buff *skb, struct hr_outer *outer)
 {
-	__u32 zero = 0;
+	__u32 zero = 0, ifindex = skb->ifindex;
 	struct hr_config *config = bpf_map_lookup_elem(&hr_configs, &zero);
+	struct hr_uplink *uplink = bpf_map_lookup_elem(&hr_uplinks, &ifindex);
 
-	if (!config)
+	if (!config || !uplink)
 		return false;
-	if (hr_uncovered(skb, outer))
+	if (uplink->tunnels && hr_uncovered(skb, outer))
 		return true;
-	if (!skb->vlan_present) {
+	if (uplink->tunnels && !skb->vlan_present) {
 		if ((void *)(long)skb->data + HR_OUTER_LONGEST > (void *)(long)skb->data_end &&
 		    (long)skb->data_end - (long)skb->data < skb->len)
 			bpf_skb_pull_data(skb, skb->len < HR_OUTER_LONGEST ? skb->len : HR_OUTER_LONGEST);
@@ -234,7 +234,7 @@ static __always_inline bool hr_uncover(struct __sk_buff *skb, struct hr_outer *o
 		    (hr_carrier(outer->where) || skb->pkt_type == PACKET_HOST))
 			return true;
 	}
-	return hr_from_wire(skb, outer);
+	return hr_from_wire(skb, uplink->physical, outer);
 }
 
 /* Who sent it: of a tunnel the VTEP, of a physical network its wire. HR_REASON_NONE: somebody known. */

@@ -164,17 +164,19 @@ static __always_inline int hr_xdp_to_tc(struct xdp_md *xdp, const struct hr_oute
 SEC("xdp.frags")
 int hr_xdp_from_uplink(struct xdp_md *xdp)
 {
-	__u32 zero = 0, length = bpf_xdp_get_buff_len(xdp);
+	__u32 zero = 0, ifindex = xdp->ingress_ifindex, length = bpf_xdp_get_buff_len(xdp);
 	__u64 now = hr_now();
 	struct hr_packet packet = {};
 	struct hr_replay replay;
 	struct hr_config *config;
+	struct hr_uplink *uplink;
 	struct hr_weight weight;
 	struct hr_outer outer;
 	struct hr_port *port;
 
 	config = bpf_map_lookup_elem(&hr_configs, &zero);
-	if (!config)
+	uplink = bpf_map_lookup_elem(&hr_uplinks, &ifindex);
+	if (!config || !uplink || !uplink->tunnels)
 		return XDP_PASS;
 	if (hr_outer_parse((void *)(long)xdp->data, (void *)(long)xdp->data_end, config, &outer) == HR_OUTER_FOREIGN ||
 	    outer.reason || !hr_carrier(outer.where))

@@ -14,7 +14,7 @@ import msgspec
 
 Octets = TypeVar("Octets", bytes, bytes | bytearray | memoryview)
 
-ABI_HASH = "4e66ff7c71de"
+ABI_HASH = "555a395f2f55"
 """Identifies layouts, values and maps together: two sides that differ in it must not share a map."""
 
 
@@ -136,6 +136,7 @@ SERVICE_ANY = 96
 SERVICE_PROTO = 112
 SERVICE_SHIFT = 12
 SOURCE_PREFIX = 96
+UPLINKS = 64
 VID = 4095
 VTEPS = 8192
 VTEP_MAC = 1
@@ -2132,26 +2133,29 @@ class Unlearning(Packed, frozen=True, kw_only=True):
         )
 
 
-_UPLINK = struct.Struct("<I")
+_UPLINK = struct.Struct("<II")
 
 
 class Uplink(Packed, frozen=True, kw_only=True):
-    """struct hr_uplink: The devices that physical networks are reached by."""
+    """struct hr_uplink: The devices that lead out of the host: to other hosts, to a physical network, or to both."""
 
-    SIZE: ClassVar[int] = 4
+    SIZE: ClassVar[int] = 8
     DTYPE: ClassVar[dict[str, Any]] = {
-        "names": ["physical"],
-        "formats": ["<u4"],
-        "offsets": [0],
-        "itemsize": 4,
+        "names": ["physical", "tunnels"],
+        "formats": ["<u4", "<u4"],
+        "offsets": [0, 4],
+        "itemsize": 8,
     }
 
     physical: int = 0
     """number of the physical network, from 1; 0: none"""
+    tunnels: int = 0
+    """1: to other hosts; else what comes by it is no tunnel's, whatever it looks like"""
 
     def pack(self) -> bytes:
         return _UPLINK.pack(
             self.physical,
+            self.tunnels,
         )
 
     @classmethod
@@ -2159,6 +2163,7 @@ class Uplink(Packed, frozen=True, kw_only=True):
         v = _UPLINK.unpack(data)
         return cls(
             physical=v[0],
+            tunnels=v[1],
         )
 
 
@@ -2611,7 +2616,7 @@ MAPS: dict[str, MapSpec] = {
         value=Subport,
     ),
     "hr_uplinks": MapSpec(
-        name="hr_uplinks", type=1, max_entries=16, flags=0, pinning=1, key_size=4, value_size=4, key=U32, value=Uplink
+        name="hr_uplinks", type=1, max_entries=64, flags=0, pinning=1, key_size=4, value_size=8, key=U32, value=Uplink
     ),
     "hr_vteps": MapSpec(
         name="hr_vteps",

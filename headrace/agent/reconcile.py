@@ -129,6 +129,7 @@ class Reconciler:
             self._datapath.index,
             devices,
             self._own_vteps(),
+            uplinks=(links[name].ifindex for name in self._config.uplinks if name in links),
             memo=self._memo,
             tunnel_port=self._config.tunnel_port,
             quota=self._config.connections // 4 if self._config.quota is None else self._config.quota,

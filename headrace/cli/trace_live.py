@@ -88,11 +88,13 @@ class Live:
         wires = {path.ifindex: path.mtu for path in paths if path.flags & abi.AdjacencyFlag.WIRE}
         mtus = [path.mtu for path in paths if path.mtu and not path.flags & abi.AdjacencyFlag.WIRE]
         physical = ((name, self._device_to(name)) for name in self._physicals.values())
+        uplinks = [abi.Uplink.unpack(value) for _, value in self._reader.maps["hr_uplinks"].items()]
         return Surroundings(
             underlay_mtu=min(mtus, default=None),
             mss_clamp=bool(config.flags & abi.ConfigFlag.CLAMP),
             any_vtep=bool(config.flags & abi.ConfigFlag.ANY_VTEP),
             physical={name: wires.get(device, 0) or WIDE for name, device in physical if device is not None},
+            shared=frozenset(self._physicals[one.physical] for one in uplinks if one.tunnels and one.physical),
         )
 
     def now(self) -> int:

@@ -57,7 +57,8 @@ def approach(view: View, connections: Connections, arrival: Arrival) -> Approach
         assert arrival.segment is not None, "an arrival by tunnel names its segment"
         wire, _, _, identity = arrival.segment.place
         return Approach(frame=arrival.frame, source=arrival.vtep, wire=wire, id=identity, tos=arrival.tos)
-    if arrival.vlan is None and (found := take_outer(view, arrival.frame)) is not None:
+    by_uplink = arrival.physical is None or arrival.physical in view.surroundings.shared
+    if by_uplink and arrival.vlan is None and (found := take_outer(view, arrival.frame)) is not None:
         return found
     return None if arrival.physical is None else from_wire(view, connections, arrival, arrival.physical)
 

@@ -23,7 +23,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     as configured. ``mac``: of the uplink, None: not known, and so every frame is addressed to it. ``next_hops``:
     VTEP -> MAC of those on the link; None: each VTEP is, and known. ``physical``: physical network -> MTU of the device
     that leads to it; None: to each one does a device that is wide enough. ``wire_macs``: physical network -> MAC of
-    that device, where it matters.
+    that device, where it matters. ``shared``: physical networks whose device leads to other hosts too.
     """
 
     underlay_mtu: int | None = None
@@ -33,6 +33,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     next_hops: Mapping[str, str] | None = None
     physical: Mapping[str, int] | None = None
     wire_macs: Mapping[str, str] = {}
+    shared: frozenset[str] = frozenset()
 
 
 class View:

@@ -51,12 +51,17 @@ def compile_parts(view: View) -> Parts:
             "wires": view.memo.spread("hr_adjacencies of wires", wires, compile_wire),
         },
         "hr_wires": {"": compile_segments(view)},
-        "hr_uplinks": {
-            "": {
-                abi.U32(value=wire.device.ifindex): abi.Uplink(physical=view.index.physical(name))
-                for name, wire in wires.items()
-            }
-        },
+        "hr_uplinks": {"": compile_uplinks(view, {wire.device.ifindex: name for name, wire in wires.items()})},
+    }
+
+
+def compile_uplinks(view: View, wires: dict[int, str]) -> Table:
+    """Devices that lead out; ``wires``: to physical networks, by ifindex. Tunnels come by the view's uplinks only."""
+    return {
+        abi.U32(value=ifindex): abi.Uplink(
+            physical=view.index.physical(wires[ifindex]) if ifindex in wires else 0, tunnels=ifindex in view.uplinks
+        )
+        for ifindex in sorted(wires.keys() | view.uplinks)
     }
 
 

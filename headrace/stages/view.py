@@ -67,6 +67,7 @@ class View:
     ``whole``: the uplinks are veths, which hand super-packets to the other host as they are.
     ``memo``: what an earlier view's compilation found; it makes the next one quicker, and no different.
     ``mss_clamp``: TCP of workloads is told what the path takes.
+    ``uplinks``: the devices that lead to other hosts, by ifindex.
     ``wires``: physical network -> the device that leads to it. ``next_hops``: VTEP -> its MAC, where it is on the link.
     ``seam``: ifindex of the veth that cuts super-packets; 0: none. ``any_vtep``: whoever sends tunnelled frames may.
     """
@@ -84,6 +85,7 @@ class View:
         whole: bool = False,
         memo: Memo | None = None,
         mss_clamp: bool = False,
+        uplinks: Iterable[int] = (),
         wires: Mapping[str, Device] | None = None,
         next_hops: Mapping[str, str] | None = None,
         seam: int = 0,
@@ -102,6 +104,7 @@ class View:
         """Compiled policies, by a port's groups as it lists them."""
         self._vteps: dict[str | None, Address | None] = {}
         self.mss_clamp = mss_clamp
+        self.uplinks = frozenset(uplinks)
         self.wires = wires or {}
         self.next_hops = next_hops or {}
         self.seam = seam

@@ -113,6 +113,7 @@ class PacketHost:
         self.desired: Tables = {}
         self.host = ""
         self._options: dict[str, Any] = {}
+        self._uplinks: list[int] = []
         self.physical: dict[str, str] = {}
         """Physical network -> the device that leads to it."""
 
@@ -151,13 +152,18 @@ class PacketHost:
         any_vtep: bool = False,
         underlay_mtu: int = 1500,
         physical: tuple[str, ...] = PHYSICAL,
+        shared: tuple[str, ...] = (),
     ) -> None:
-        """Be ``host`` with nothing remembered, and with devices to some physical networks. Others as View has them."""
+        """Be ``host`` with nothing remembered, and with devices to some physical networks. Others as View has them.
+
+        ``shared``: physical networks whose devices lead to other hosts too.
+        """
         self.memory.clear()
         self.stand.narrow(underlay_mtu)
         self.host = host
         self.state = state
         self.physical = dict(zip(physical, WIRES, strict=False))
+        self._uplinks = [self.stand.index[name] for name in (UPLINK, *map(self.physical.__getitem__, shared))]
         self.configure(quota=quota, whole=whole, mss_clamp=mss_clamp, any_vtep=any_vtep)
 
     def configure(self, **options: Any) -> None:
@@ -172,7 +178,13 @@ class PacketHost:
         own = state.hosts[self.host].vteps if self.host in state.hosts else ()
         self.stand.resolve(vtep for host in state.hosts.values() for vtep in host.vteps)
         wires = {name: self._wire(device) for name, device in self.physical.items()}
-        around: dict[str, Any] = {"wires": wires, "next_hops": self.next_hops(), "memo": self._memo, **self._options}
+        around: dict[str, Any] = {
+            "uplinks": self._uplinks,
+            "wires": wires,
+            "next_hops": self.next_hops(),
+            "memo": self._memo,
+            **self._options,
+        }
         view = View(state, self.host, self.datapath.index, devices, own, **around)
         self.ports.clear()
         self.ports.update({port.id: self.datapath.index.port(port.id) for port in view.local_ports})

@@ -72,6 +72,7 @@ class Twin:
             next_hops=host.next_hops(),
             physical=dict.fromkeys(host.physical, host.stand.wire_mtu),
             wire_macs={name: host.stand.wire_macs[device] for name, device in host.physical.items()},
+            shared=frozenset(options.get("shared", ())),
         )
 
     def apply(self, state: Desired) -> None:

@@ -324,10 +324,9 @@ def test_two_physical_networks_are_apart(twin: MakeTwin, segment: Segment) -> No
 
 
 def test_tunnels_are_looked_for_first(twin: MakeTwin) -> None:
-    """A device may lead to a physical network and to other hosts: a VTEP's frames are tunnels' wherever they arrive."""
-    asked = twin(
-        *on(SEGMENTS["flat"]), network("red", 200), port("r", "red", 7, "any"), port("rc", "red", 8, "any", host="h2")
-    )
+    """A device may lead to a physical network and to other hosts."""
+    red = network("red", 200), port("r", "red", 7, "any"), port("rc", "red", 8, "any", host="h2")
+    asked = twin(*on(SEGMENTS["flat"]), *red, shared=(WIRE,))
     inner = packet.udp(port("rc", "red", 8), port("r", "red", 7), 1, 2)
     outer = put_on("192.0.2.2", "192.0.2.1", 200, inner)
     assert asked.thrice(Arrival(physical=WIRE, frame=outer)).outputs[0].port == "r"

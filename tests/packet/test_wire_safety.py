@@ -7,14 +7,16 @@ from collections.abc import Callable
 import pytest
 
 from headrace.datapath.decision import Arrival
-from headrace.model import Network, Segment
+from headrace.model import Network, Object, Segment
 from headrace.testing import packet
+from headrace.testing.observation import Hook
 from headrace.testing.outer import put_on
 from headrace.testing.packet import BROADCAST, Somewhere
 from headrace.testing.twin import Twin, sent
 from headrace.testing.world import ANY, group, network, port
 
 MakeTwin = Callable[..., Twin]
+HOOKS: tuple[Hook, ...] = ("tc", "xdp")
 
 VLAN = Network(id="lan", segment=Segment(type="vlan", id=12, physical_network="physnet1"), mtu=1500)
 A, B = port("a", "lan", 1, "any"), port("b", "lan", 2, port_security=False)
@@ -45,3 +47,21 @@ def test_sources_that_no_packet_has(twin: MakeTwin, source: str) -> None:
     inner = packet.udp(Somewhere("02:00:00:00:00:09", ("10.0.0.9",)), BLUE, 1, 2)
     observed = asked.run(Arrival(frame=put_on(text, "2001:db8::1", 100, inner)))
     assert observed.outputs == ()
+
+
+def tunnelled_by_wire(asked: Twin) -> Arrival:
+    """From a machine on a physical network that takes a VTEP's address, to a network that travels by tunnel."""
+    inner = packet.udp(Somewhere("02:00:00:00:00:09", ("10.0.0.9",)), BLUE, 1, 2)
+    frame = put_on("192.0.2.2", "192.0.2.1", 100, inner)
+    assert asked.thrice(Arrival(frame=frame)).outputs[0].port == "blue-a"
+    return Arrival(physical="physnet1", frame=frame)
+
+
+@pytest.mark.parametrize("ports", [STATE, STATE[1:3] + STATE[5:]], ids=["used", "unused"])
+def test_no_tunnel_comes_by_a_physical_network(twin: MakeTwin, ports: tuple[Object, ...]) -> None:
+    """Neither by a walk nor by the replay of what has come by an uplink."""
+    asked = twin(*ports)
+    arrival = tunnelled_by_wire(asked)
+    for hook in HOOKS:
+        observed = asked.run(arrival, hook)
+        assert (observed.passed, observed.outputs) == (True, ()), hook

@@ -54,6 +54,8 @@ def kind(host: Host, other: Host, site: Site) -> str:
         return f"vxlan id {segment.id} local {host.underlay} dev {host.uplink} dstport {VXLAN_PORT} nolearning{zero}"
     if segment.type == "geneve":
         return f"geneve id {segment.id} remote {other.underlay} dstport {GENEVE_PORT}"
+    if segment.type != "gre":
+        raise SetupError(f"linux: {site.wire}: it has no such tunnel")
     ends = f"local {host.underlay} remote {other.underlay}"
     return f"ip6gretap key {segment.id} {ends} encaplimit none" if six else f"gretap key {segment.id} {ends}"
 

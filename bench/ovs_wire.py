@@ -57,6 +57,8 @@ def way(host: Host, other: Host, site: Site) -> Way:
             put_on=f"{path},encap(ethernet),{ends}",
             take_off=((f"dl_type=0x894f,nsh_spi={segment.id}", "decap(),decap()"),),
         )
+    if wire not in TUNNELS:
+        raise SetupError(f"ovs: {wire}: it has no such tunnel")
     tunnel = (*TUNNELS[wire], f'options:remote_ip="{other.underlay}"')
     if wire == "mpls-gre":
         return Way(

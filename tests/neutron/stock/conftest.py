@@ -48,6 +48,7 @@ SHORT = (
     "Test*Mtu::test_get_mtu_ipv[46]",
     "TestNshMtu::test_over_ethernet",
     "TestSecondSegment::test_is_refused_*",
+    "TestTrunk::test_every_change_*",
 )
 
 SKIPPED_BY_NEUTRON = {"TestBindingExtended::test_activate_port_binding_concurrency"}

@@ -531,7 +531,7 @@ struct hr_clocks {
 struct hr_unlearning {
 	__u32 segment;
 	__u8 mac[6];
-	__u16 aged; /* 1: it is on the wire still, for all that is known; decisions stay right */
+	__u16 aged; /* 1: only if it is on the wire still, for all that is known; decisions stay right */
 };
 
 /* Argument of the program hr_bump: raise epochs. */

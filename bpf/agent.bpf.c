@@ -48,7 +48,11 @@ int hr_unlearn(struct hr_unlearning *asked)
 	known = bpf_map_lookup_elem(&hr_learnt, &key);
 	if (!known)
 		return 0;
-	before = __sync_lock_test_and_set(known, 0);
+	before = READ_ONCE(*known);
+	if (!asked->aged)
+		before = __sync_lock_test_and_set(known, 0);
+	else if (before && (!HR_LEARNT_VTEP(before) || __sync_val_compare_and_swap(known, before, 0) != before))
+		return 0; /* it is behind a port by now, or was seen again */
 	if (before) {
 		hr_learnt_release(before, key.segment);
 		if (!asked->aged)

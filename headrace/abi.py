@@ -2114,7 +2114,7 @@ class Unlearning(Packed, frozen=True, kw_only=True):
     segment: int = 0
     mac: bytes = bytes(6)
     aged: int = 0
-    """1: it is on the wire still, for all that is known; decisions stay right"""
+    """1: only if it is on the wire still, for all that is known; decisions stay right"""
 
     def pack(self) -> bytes:
         return _UNLEARNING.pack(

@@ -21,6 +21,7 @@ class Learnt:
         self._places = maps["hr_learnt"]
         self._counts = maps["hr_learnt_counts"]
         self._unlearn = unlearn
+        self._dead: set[bytes] = set()
 
     def forget(self, keys: Iterable[bytes]) -> None:
         """Forget where MACs were learnt; of a MAC that a port now owns, say. What went there is decided again."""
@@ -32,17 +33,21 @@ class Learnt:
         """Forget MACs that no walk has shown on the wire of a physical network lately; answers how many.
 
         ``now``: CLOCK_MONOTONIC, seconds; what a walk has just shown may be a little later. Without an entry they
-        are on the wire all the same: no decision changes.
+        are on the wire all the same: no decision changes. Entries that somebody failed to delete go too.
         """
-        old = []
+        old, dead = [], set()
         for octets, value in self._places.items():
             key = abi.FdbKey.unpack(octets)
-            if key.segment >> abi.WHERE_SHIFT == abi.Where.PHYSICAL:
+            if not any(value):
+                dead.add(octets)
+            elif key.segment >> abi.WHERE_SHIFT == abi.Where.PHYSICAL:
                 found = abi.Learnt.unpack(value)
                 if found.vtep and abi.LEARNT_AGE < (now - found.seen) & 0xFFFF < 0x10000 - LATER:
                     old.append(abi.Unlearning(segment=key.segment, mac=key.mac, aged=1).pack())
         for asked in old:
             self._unlearn.test_run(ctx=asked)
+        self.forget(dead & self._dead)  # nobody is still about to delete what was there the last time
+        self._dead = dead - self._dead
         return len(old)
 
     def sweep(self, actual: Tables) -> None:

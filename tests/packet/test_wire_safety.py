@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
+from headrace import abi
 from headrace.datapath.decision import Arrival
 from headrace.model import Network, Object, Segment
+from headrace.stages.view import segment_number
 from headrace.testing import packet
 from headrace.testing.observation import Hook
 from headrace.testing.outer import put_on
@@ -65,3 +67,27 @@ def test_no_tunnel_comes_by_a_physical_network(twin: MakeTwin, ports: tuple[Obje
     for hook in HOOKS:
         observed = asked.run(arrival, hook)
         assert (observed.passed, observed.outputs) == (True, ()), hook
+
+
+def test_ageing_does_not_forget_what_came_to_a_port_meanwhile(twin: MakeTwin) -> None:
+    asked = twin(*STATE)
+    datapath, segment = asked.host.datapath, segment_number(VLAN.segment, 1)
+    asked.run(sent("b", packet.udp(GATEWAY, A, 1, 9, dmac=BROADCAST)))
+    ((octets, place),) = [(key, value) for key, value in datapath.maps["hr_learnt"].items()]
+    key = abi.FdbKey.unpack(octets)
+    assert key.segment == segment
+    late = abi.Unlearning(segment=key.segment, mac=key.mac, aged=1).pack()
+    assert datapath.programs["hr_unlearn"].test_run(ctx=late).retval == 0
+    assert dict(datapath.maps["hr_learnt"].items()) == {octets: place}
+    assert asked.thrice(sent("a", packet.udp(A, GATEWAY, 1, 2))).outputs[0].port == "b"
+
+
+def test_an_entry_that_nobody_deleted_is_no_obstacle_for_ever(twin: MakeTwin) -> None:
+    asked = twin(*STATE)
+    datapath, guest = asked.host.datapath, packet.udp(GATEWAY, A, 1, 9, dmac=BROADCAST)
+    asked.run(sent("b", guest))
+    ((octets, _),) = datapath.maps["hr_learnt"].items()
+    datapath.maps["hr_learnt"].update(octets, bytes(abi.Learnt.SIZE))
+    for _ in range(2):
+        datapath.learnt.age(0)
+    assert not dict(datapath.maps["hr_learnt"].items())

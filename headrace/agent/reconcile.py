@@ -191,8 +191,11 @@ class Reconciler:
 
     @property
     def hooks(self) -> dict[str, tuple[int, str]]:
-        """Device -> its ifindex and where programs were attached to it."""
-        return dict(self._attached)
+        """Device -> its ifindex and where programs were attached to it; of one that refused XDP, its tc hook alone."""
+        return {
+            name: (ifindex, hook.replace("xdp", "tc") if name in self._refused else hook)
+            for name, (ifindex, hook) in self._attached.items()
+        }
 
     def mend(self, devices: Iterable[str]) -> None:
         """Write again what somebody changed; the next pass attaches to these devices again."""

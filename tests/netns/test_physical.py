@@ -10,12 +10,12 @@ from typing import NamedTuple
 import pytest
 
 from headrace.agent.config import AgentConfig
-from headrace.agent.physical import Physical, give_back
+from headrace.agent.physical import Physical, blind, give_back
 from headrace.datapath.netlink import Netlink
 from headrace.model import Segment
 from headrace.testing import packet
 from headrace.testing.cloud import Cloud
-from headrace.testing.packet import Somewhere
+from headrace.testing.packet import BROADCAST, Somewhere
 from headrace.testing.scene import Scene
 from headrace.testing.topology import Namespace, Topology
 from headrace.testing.traffic import IMPATIENCE, Place, Stream, Tap, opens, ping
@@ -159,6 +159,23 @@ def test_the_host_keeps_its_own_address(lab: Lab) -> None:
         assert not ping(host.namespace, scene["a"].address(), patience=IMPATIENCE)
 
 
+def test_tunnels_do_not_end_on_a_physical_network(lab: Lab) -> None:
+    """A machine there that writes a host's addresses into an outer header reaches nobody; on the uplink, it would."""
+    host = lab.cloud.hosts["h1"].namespace
+    with Scene(lab.cloud) as scene, on(lab, "flat") as shared:
+        shared.put(shared.group("g", *ANY), shared.port("a", 1, "g"))
+        a, b = scene.pair()
+        inner = packet.udp(b.port, a.port, 1, 2)
+        frame = packet.vxlan("192.0.2.2", "192.0.2.1", scene.network.segment.number, inner)
+        with Tap(a.namespace, "eth0") as inside, Tap(lab.outside["flat"], "eth0") as tap:
+            for mac in (host.mac(DEVICE), "02:00:00:00:00:01", BROADCAST):
+                tap.send(bytes.fromhex(mac.replace(":", "")) + frame[6:])
+            assert not inside.heard(inner, timeout=IMPATIENCE)
+        with Tap(a.namespace, "eth0") as inside, Tap(lab.cloud.fabric, "fabric") as tap:
+            tap.send(bytes.fromhex(host.mac("uplink").replace(":", "")) + frame[6:])
+            assert inside.heard(inner)
+
+
 def test_our_own_mac_from_the_wire_is_refused(lab: Lab) -> None:
     with on(lab, "flat") as scene, Tap(lab.outside["flat"], "eth0") as tap:
         a, b = scene.pair(hosts=("h1", "h1"))
@@ -263,6 +280,9 @@ def test_a_device_is_given_back_as_it_was(lab: Lab) -> None:
         host="h", physical_networks={"one": "ours", "two": "theirs"}, cache=str(lab.cloud.topology.directory / "given")
     )
     with namespace.enter(), Netlink() as netlink:
+        assert "ethtool -K ours rxvlan off" in (blind(netlink.link("ours"), {}, netlink) or "")  # type: ignore[arg-type]
+        namespace.run("ethtool -K ours rxvlan off")
+        assert blind(netlink.link("ours"), {}, netlink) is None  # type: ignore[arg-type]
         links = {link.name: link for link in netlink.links()}
         assert Physical(config, netlink).listen(links)
         assert promiscuous(namespace, "ours")

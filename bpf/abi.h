@@ -18,6 +18,9 @@
 #define HR_REASONS 64 /* slots for enum hr_reason in the counters of a port */
 #define HR_MARK \
 	0x48724852 /* of a frame that the datapath or the agent sends to a port: the guard on its egress lets it pass */
+#define HR_SEAM_MARK 9 /* of a frame in the seam, above: port index << HR_SEAM_SHIFT | adjacency's index */
+#define HR_SEAM_MARK_SHIFT 28
+#define HR_SEAM_SHIFT 16
 #define HR_CONN_REST \
 	64 /* for so many connections hr_conns has one index more: some always rest before they are used again */
 #define HR_CONN_DEAD (1ULL << 63) /* in hr_conn.id: the sweeper owns the connection */
@@ -67,7 +70,7 @@ enum hr_reason {
 	HR_REASON_FROM_HOST, /* the host's own stack tried to reach a port */
 	HR_REASON_ANSWERED, /* not dropped: the datapath answered it itself (ARP, ND) */
 	HR_REASON_FLOODED, /* not dropped: copied to every place of the segment */
-	HR_REASON_NESTED_SUPERPACKET, /* a super-packet that is in a tunnel already; turn off segmentation in the workload */
+	HR_REASON_NESTED_SUPERPACKET, /* a super-packet that must be cut before its outer headers, and the host's seam is missing or does not cut; see headrace host check */
 	HR_REASON_TCP_WINDOW, /* a TCP reset that its receiver would not believe */
 	HR_REASON_BUDGET, /* the port sends too many packets that are denied, answered or flooded */
 	HR_REASON_PUNTED, /* not dropped: the agent answers it (DHCP, router solicitations) */

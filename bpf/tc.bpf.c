@@ -9,6 +9,7 @@
 #include "stages/flood.h"
 #include "stages/forward.h"
 #include "stages/respond.h"
+#include "stages/seam.h"
 #include "stages/too_big.h"
 #include "stages/track.h"
 
@@ -43,33 +44,58 @@ static __always_inline __u32 hr_unknown(const struct hr_replay *replay)
 	return replay->known ? 0 : HR_WALK_UNKNOWN;
 }
 
+#define HR_BY_ENCAP 0x100 /* no verdict: the stage encap has what it needs, and does the rest */
+
+/* A replay that needs more than outer headers; the adjacency is there already. */
+static __always_inline int hr_leave_to_encap(struct hr_walk *walk, const struct hr_packet *packet,
+					     const struct hr_flow *flow)
+{
+	walk->packet = *packet;
+	walk->flags = HR_WALK_REPLAYED;
+	walk->segment = flow->segment;
+	walk->from_port = packet->key.where;
+	walk->to_port = walk->purse = walk->outer = 0;
+	walk->hash = flow->hash;
+	walk->out = flow->out;
+	walk->rule = (struct hr_conn_rule){};
+	walk->sum = HR_SUM_UNKNOWN;
+	walk->hop = HR_REASON_NONE;
+	return HR_BY_ENCAP;
+}
+
+/* -1: it must be walked. */
 static __always_inline int hr_carry_out(struct __sk_buff *skb, const struct hr_packet *packet,
 					const struct hr_replay *replay, struct hr_weight weight,
 					const struct hr_outer *outer)
 {
 	struct hr_adjacency *adjacency;
 	struct hr_port *port;
-	__u32 hash;
 	int reason;
 
 	if (replay->flow.flags & HR_FLOW_TUNNEL) {
-		struct hr_adjacency copy;
+		const struct hr_flow *flow = &replay->flow;
+		struct hr_walk *walk = hr_walk_get();
+		struct hr_adjacency *copy;
 
 		adjacency = bpf_map_lookup_elem(&hr_adjacencies, &replay->flow.out);
-		if (!adjacency)
+		if (!adjacency || !walk || outer) /* nothing goes from tunnel to tunnel */
 			return -1;
-		copy = *adjacency;
+		copy = &walk->adjacency;
+		*copy = *adjacency;
 		barrier();
-		if (copy.state != HR_ADJACENCY_RESOLVED || READ_ONCE(adjacency->state) != HR_ADJACENCY_RESOLVED)
+		if (copy->state != HR_ADJACENCY_RESOLVED || READ_ONCE(adjacency->state) != HR_ADJACENCY_RESOLVED)
 			return -1;
-		if (!(replay->flow.flags & HR_FLOW_WHOLE))
-			copy.flags &= ~HR_ADJACENCY_WHOLE;
-		hash = replay->flow.hash;
-		reason = hr_outer_push(skb, &copy, packet, replay->flow.segment, hash, true);
+		if (!(flow->flags & HR_FLOW_WHOLE))
+			copy->flags &= ~HR_ADJACENCY_WHOLE;
+		if (hr_outer_sums(flow->segment, hr_adjacency_is_v4(copy)))
+			return hr_leave_to_encap(walk, packet, flow);
+		reason = hr_outer_push(skb, copy, packet, flow->segment, flow->hash, true, HR_SUM_UNKNOWN);
+		if (reason == HR_REASON_NESTED_SUPERPACKET)
+			return hr_leave_to_encap(walk, packet, flow);
 		if (reason)
-			return hr_drop_at(skb, replay->flow.from_index, reason);
-		hr_conclude(HR_REASON_NONE, TC_ACT_REDIRECT, copy.ifindex, &packet->key, NULL);
-		return bpf_redirect(copy.ifindex, 0);
+			return hr_drop_at(skb, flow->from_index, reason);
+		hr_conclude(HR_REASON_NONE, TC_ACT_REDIRECT, copy->ifindex, &packet->key, NULL);
+		return bpf_redirect(copy->ifindex, 0);
 	}
 	port = bpf_map_lookup_elem(&hr_ports, &replay->flow.out);
 	if (!port)
@@ -140,7 +166,10 @@ int hr_from_port(struct __sk_buff *skb)
 		if (verdict >= 0) {
 			hr_count_from_port(from, weight);
 			hr_replay_done(&replay, &packet, weight, now);
-			return verdict;
+			if (verdict != HR_BY_ENCAP)
+				return verdict;
+			bpf_tail_call(skb, &hr_stages, HR_STAGE_ENCAP);
+			return hr_drop_at(skb, from, HR_REASON_INTERNAL);
 		}
 	}
 	walk = hr_walk_get();
@@ -486,26 +515,90 @@ HR_STAGE(hr_stage_decide)
 	return reason ? hr_drop(skb, walk, reason) : hr_decide(skb, walk);
 }
 
-/* By tunnel or wire, as was decided. */
+static __always_inline const struct hr_conn_rule *hr_rule_concluded(const struct hr_walk *walk)
+{
+	return walk->flags & HR_WALK_REPLAYED ? NULL : &walk->rule;
+}
+
+/* To the seam, as it is. */
+static __always_inline int hr_to_seam(struct __sk_buff *skb, const struct hr_walk *walk, __u32 seam)
+{
+	hr_seam_mark(skb, walk->from_port, walk->out, walk->hash);
+	hr_conclude(HR_REASON_NONE, TC_ACT_REDIRECT, seam, &walk->packet.key, hr_rule_concluded(walk));
+	return bpf_redirect(seam, 0);
+}
+
+/* By tunnel or wire, as was decided. What must be cut first, or may have a checksum that is left to the device, takes the seam. */
 SEC("tc")
 HR_STAGE(hr_stage_encap)
 {
 	struct hr_walk *walk = hr_walk_get();
-	__u32 ifindex;
+	__u32 ifindex, seam;
 	int reason;
 
 	if (!walk)
 		return hr_drop_at(skb, 0, HR_REASON_INTERNAL);
 	ifindex = walk->adjacency.ifindex;
+	seam = walk->flags & HR_WALK_SEAMED ? 0 : hr_seam();
+	if (hr_outer_sums(walk->segment, hr_adjacency_is_v4(&walk->adjacency)) && !skb->gso_size &&
+	    walk->sum == HR_SUM_UNKNOWN) {
+		walk->sum =
+			hr_sum_by_inner((void *)(long)skb->data, (void *)(long)skb->data_end, &walk->packet, skb->len);
+		if (walk->sum == HR_SUM_UNKNOWN)
+			return seam ? hr_to_seam(skb, walk, seam) : hr_next(skb, walk, HR_STAGE_SUM);
+	}
 	reason = hr_outer_push(skb, &walk->adjacency, &walk->packet, walk->segment, walk->hash,
-			       walk->hop == HR_REASON_NONE);
+			       walk->hop == HR_REASON_NONE, walk->sum);
+	if (reason == HR_REASON_NESTED_SUPERPACKET && seam)
+		return hr_to_seam(skb, walk, seam);
 	if (reason)
 		return hr_drop(skb, walk, reason);
-	hr_conclude(HR_REASON_NONE, TC_ACT_REDIRECT, ifindex, &walk->packet.key, &walk->rule);
+	hr_conclude(HR_REASON_NONE, TC_ACT_REDIRECT, ifindex, &walk->packet.key, hr_rule_concluded(walk));
 	/* The kernel asks for the neighbour and keeps the packet until it answers. */
 	if (walk->hop == HR_REASON_NO_NEIGHBOUR)
 		return bpf_redirect_neigh(ifindex, NULL, 0, 0);
 	return bpf_redirect(ifindex, 0);
+}
+
+/* Every octet of a frame that must have its sum in the outer headers. */
+SEC("tc")
+HR_STAGE(hr_stage_sum)
+{
+	struct hr_walk *walk = hr_walk_get();
+
+	if (!walk)
+		return hr_drop_at(skb, 0, HR_REASON_INTERNAL);
+	walk->sum = hr_sum_whole(skb);
+	if (walk->sum == HR_SUM_UNKNOWN)
+		return hr_drop(skb, walk, HR_REASON_INTERNAL);
+	if (walk->packet.eth_dst[0] & 1 && !(walk->flags & HR_WALK_SEAMED))
+		return hr_next(skb, walk, HR_STAGE_FLOOD);
+	return hr_next(skb, walk, HR_STAGE_ENCAP);
+}
+
+/* The far end of the seam. It was judged and counted before: only outer headers are missing. Whatever else comes is the host's own. */
+SEC("tc")
+int hr_from_seam(struct __sk_buff *skb)
+{
+	struct hr_walk *walk = hr_walk_get();
+	int reason;
+
+	if (!walk)
+		return hr_drop_at(skb, 0, HR_REASON_INTERNAL);
+	__builtin_memset(walk, 0, HR_WALK_FRESH);
+	reason = hr_seam_leave(skb, walk);
+	if (reason)
+		return hr_drop_at(skb, 0, reason);
+	reason = hr_parse_skb(skb, 0, &walk->packet);
+	walk->packet.key.where = walk->from_port;
+	if (reason)
+		return hr_drop(skb, walk, reason == HR_PARSE_PULL ? HR_REASON_INTERNAL : reason);
+	walk->hop = hr_next_hop(skb, walk, walk->out, walk->hash, &walk->adjacency);
+	if (walk->hop == HR_REASON_NO_ROUTE)
+		return hr_drop(skb, walk, HR_REASON_NO_ROUTE);
+	if (!walk->hop && !skb->gso_size) /* it needs no marks any more: all its checksums are there */
+		walk->adjacency.flags |= HR_ADJACENCY_WHOLE;
+	return hr_next(skb, walk, HR_STAGE_ENCAP);
 }
 
 SEC("tc")
@@ -513,7 +606,11 @@ HR_STAGE(hr_stage_flood)
 {
 	struct hr_walk *walk = hr_walk_get();
 
-	return walk ? hr_flood(skb, walk) : hr_drop_at(skb, 0, HR_REASON_INTERNAL);
+	if (!walk)
+		return hr_drop_at(skb, 0, HR_REASON_INTERNAL);
+	if (hr_flood_sums(walk))
+		return hr_next(skb, walk, HR_STAGE_SUM);
+	return hr_flood(skb, walk);
 }
 
 /* Where a drop ends while somebody watches. */

@@ -25,6 +25,7 @@ enum hr_stage {
 	HR_STAGE_DECIDE,
 	HR_STAGE_ENCAP,
 	HR_STAGE_FLOOD,
+	HR_STAGE_SUM,
 	HR_STAGE_SAMPLE,
 	HR_STAGES,
 };
@@ -41,6 +42,7 @@ HR_STAGE(hr_stage_acl_to);
 HR_STAGE(hr_stage_decide);
 HR_STAGE(hr_stage_encap);
 HR_STAGE(hr_stage_flood);
+HR_STAGE(hr_stage_sum);
 HR_STAGE(hr_stage_sample);
 
 struct {
@@ -60,6 +62,7 @@ struct {
 		[HR_STAGE_DECIDE] = (void *)&hr_stage_decide,
 		[HR_STAGE_ENCAP] = (void *)&hr_stage_encap,
 		[HR_STAGE_FLOOD] = (void *)&hr_stage_flood,
+		[HR_STAGE_SUM] = (void *)&hr_stage_sum,
 		[HR_STAGE_SAMPLE] = (void *)&hr_stage_sample,
 	},
 };
@@ -77,6 +80,8 @@ enum hr_walk_flag {
 	HR_WALK_UNKNOWN = 512, /* the replay found no entry for its key */
 	HR_WALK_PEER = 1024, /* it came from a veth: a super-packet is the kernel's own, and needs no checking */
 	HR_WALK_SHARED = 4096, /* a multicast frame from a physical network's wire: the kernel gets it too */
+	HR_WALK_REPLAYED = 8192, /* no walk: its decision was known */
+	HR_WALK_SEAMED = 16384, /* it has been through the seam */
 	HR_WALK_ROOM = 2048, /* the dry walk: ending the connection that its key has would have made room for another */
 };
 
@@ -107,6 +112,7 @@ struct hr_walk {
 	struct hr_conn_rule rule;
 	__u8 outer_saddr[16];
 	__u32 outer; /* octets of outer headers that are still on */
+	__u32 sum; /* of the frame, for the outer checksum; HR_SUM_UNKNOWN: not looked at */
 	struct hr_dropped dropped;
 	/* From here on room for the decision, set when it is made. */
 	struct hr_flow_key keys[2]; /* of the connection, original and reply, as it is to be */

@@ -2,6 +2,7 @@
 /* The XDP hook replays, and only that: whatever has no decision yet, or none that XDP can carry out, goes on to tc. */
 #include "lib/ecn.h"
 #include "lib/meta.h"
+#include "lib/outer_sum.h"
 #include "replay.h"
 #include "stages/encap.h"
 #include "stages/encap_vlan.h"
@@ -34,7 +35,7 @@ static __always_inline void hr_xdp_conclude(const struct hr_packet *packet, __u3
 		return true
 
 static __always_inline bool hr_xdp_push(struct xdp_md *xdp, const struct hr_adjacency *adjacency, __u8 tos,
-					__u32 segment, __u32 hash, __u32 length)
+					__u32 segment, __u32 hash, __u32 length, __u32 sum)
 {
 	__u32 octets = hr_outer_length(segment, hr_adjacency_is_v4(adjacency));
 	void *data, *data_end;
@@ -45,6 +46,8 @@ static __always_inline bool hr_xdp_push(struct xdp_md *xdp, const struct hr_adja
 	data = (void *)(long)xdp->data;
 	data_end = (void *)(long)xdp->data_end;
 	hr_head_fill(&head, adjacency, segment, hash, tos, length);
+	if (sum != HR_SUM_UNKNOWN)
+		hr_outer_sum_fill(&head, sum);
 	switch (octets) {
 		HR_XDP_WRITE(50);
 		HR_XDP_WRITE(70);
@@ -95,7 +98,7 @@ static __always_inline int hr_xdp_drop(__u32 port)
 SEC("xdp.frags")
 int hr_xdp_from_port(struct xdp_md *xdp)
 {
-	__u32 ifindex = xdp->ingress_ifindex, length = bpf_xdp_get_buff_len(xdp), hash;
+	__u32 ifindex = xdp->ingress_ifindex, length = bpf_xdp_get_buff_len(xdp), hash, sum = HR_SUM_UNKNOWN;
 	struct hr_device *device = bpf_map_lookup_elem(&hr_devices, &ifindex);
 	__u64 now = hr_now();
 	struct hr_adjacency *adjacency, copy;
@@ -131,11 +134,14 @@ int hr_xdp_from_port(struct xdp_md *xdp)
 	if (copy.state != HR_ADJACENCY_RESOLVED || READ_ONCE(adjacency->state) != HR_ADJACENCY_RESOLVED)
 		return XDP_PASS;
 	hash = replay.flow.hash;
-	if (hr_wire_sums(replay.flow.segment) && !hr_adjacency_is_v4(&copy))
-		return XDP_PASS;
+	if (hr_outer_sums(replay.flow.segment, hr_adjacency_is_v4(&copy))) {
+		sum = hr_sum_by_inner((void *)(long)xdp->data, (void *)(long)xdp->data_end, &packet, length);
+		if (sum == HR_SUM_UNKNOWN) /* tc looks at every octet */
+			return XDP_PASS;
+	}
 	if (copy.flags & HR_ADJACENCY_WIRE ?
 		    !hr_xdp_tag(xdp, replay.flow.segment) :
-		    !hr_xdp_push(xdp, &copy, hr_outer_tos(&packet), replay.flow.segment, hash, length))
+		    !hr_xdp_push(xdp, &copy, hr_outer_tos(&packet), replay.flow.segment, hash, length, sum))
 		return hr_xdp_drop(device->port);
 	hr_count_from_port(device->port, weight);
 	hr_replay_done(&replay, &packet, weight, now);

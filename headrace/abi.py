@@ -132,6 +132,9 @@ RULE_NONE = 0
 RULE_OPEN = 3
 RULE_REMOTE = 4
 SAMPLE_OCTETS = 128
+SEAM_MARK = 9
+SEAM_MARK_SHIFT = 28
+SEAM_SHIFT = 16
 SERVICE_ANY = 96
 SERVICE_PROTO = 112
 SERVICE_SHIFT = 12
@@ -267,7 +270,10 @@ class Reason(Named):
     FROM_HOST = 40, "the host's own stack tried to reach a port"
     ANSWERED = 41, "not dropped: the datapath answered it itself (ARP, ND)"
     FLOODED = 42, "not dropped: copied to every place of the segment"
-    NESTED_SUPERPACKET = 43, "a super-packet that is in a tunnel already; turn off segmentation in the workload"
+    NESTED_SUPERPACKET = (
+        43,
+        "a super-packet that must be cut before its outer headers, and the host's seam is missing or does not cut; see headrace host check",
+    )
     TCP_WINDOW = 44, "a TCP reset that its receiver would not believe"
     BUDGET = 45, "the port sends too many packets that are denied, answered or flooded"
     PUNTED = 46, "not dropped: the agent answers it (DHCP, router solicitations)"

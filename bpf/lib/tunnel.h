@@ -4,9 +4,11 @@
 #define HR_LIB_TUNNEL_H
 
 #include "lib/ecn.h"
+#include "lib/outer_sum.h"
 #include "stages/encap.h"
 #include "stages/encap_vlan.h"
 
+#define HR_EALREADY (-114)
 #define HR_ENCAP_ETHERNET (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH)
 
 /* Flags of bpf_skb_adjust_room for a wire inside IP. To the kernel all between the outer UDP or GRE header and the inner frame is opaque. */
@@ -16,12 +18,11 @@ static __always_inline __u64 hr_encap_flags(__u32 segment, bool v4)
 	       (hr_carrier(segment) == IPPROTO_UDP ? BPF_F_ADJ_ROOM_ENCAP_L4_UDP : BPF_F_ADJ_ROOM_ENCAP_L4_GRE);
 }
 
-#define HR_EALREADY (-114)
-
 /* Room for `room` octets of outer headers in front of the frame.
  *
  * The ENCAP flags mark a super-packet for the NIC's tunnel segmentation. They want an IP packet, and one that has no such
- * marks yet: of those that have (a workload's own tunnel), only single packets can be pushed. `whole`: a veth hands the
+ * marks yet: of those that have (a workload's own tunnel), only single packets can be pushed; nor do they take other super-packets than
+ * TCP's and UDP's. `whole`: a veth hands the
  * skb itself to the other host, where nothing can take the marks off again (no helper does, up to Linux 6.18), so none
  * are put on. What a guest calls a super-packet the kernel checks by its marks; such ones are marked, and the agent has the
  * veth cut them. `routed`: the next hop is known; else the kernel will route the packet by its network header, which only the
@@ -39,31 +40,35 @@ static __always_inline int hr_push(struct __sk_buff *skb, bool ip, bool whole, b
 		if (!error)
 			return bpf_skb_store_bytes(skb, room, inner, sizeof(inner), 0) ? HR_REASON_INTERNAL :
 											 HR_REASON_NONE;
-		if (error != HR_EALREADY)
-			return HR_REASON_INTERNAL;
 		if (skb->gso_size)
 			return HR_REASON_NESTED_SUPERPACKET;
+		if (error != HR_EALREADY)
+			return HR_REASON_INTERNAL;
 	}
 	if (!routed)
 		return HR_REASON_NO_NEIGHBOUR;
 	return bpf_skb_change_head(skb, room, 0) ? HR_REASON_INTERNAL : HR_REASON_NONE;
 }
 
-/* Over what is there: room for it has been made. */
+/* Over what is there: room for it has been made. `sum`: of the inner frame, for what holds a checksum of it. */
 static __always_inline int hr_outer_write(struct __sk_buff *skb, const struct hr_adjacency *adjacency, __u32 segment,
-					  __u32 hash, __u8 tos)
+					  __u32 hash, __u8 tos, __u32 sum)
 {
-	__u64 length = hr_outer_length(segment, hr_adjacency_is_v4(adjacency));
+	bool v4 = hr_adjacency_is_v4(adjacency);
+	__u64 length = hr_outer_length(segment, v4);
 	struct hr_head head;
 
 	hr_head_fill(&head, adjacency, segment, hash, tos, skb->len - length);
+	if (sum != HR_SUM_UNKNOWN && hr_outer_sums(segment, v4))
+		hr_outer_sum_fill(&head, sum);
 	length = hr_at_least_one(length, sizeof(head) - offsetof(struct hr_head, eth));
 	return bpf_skb_store_bytes(skb, 0, &head.eth, length, 0) ? HR_REASON_INTERNAL : HR_REASON_NONE;
 }
 
-/* Outer headers or tags on. Returns why not, or HR_REASON_NONE. */
+/* Outer headers or tags on. Returns why not, or HR_REASON_NONE. HR_REASON_NESTED_SUPERPACKET: it must be cut first, and is as it was. */
 static __always_inline int hr_outer_push(struct __sk_buff *skb, const struct hr_adjacency *adjacency,
-					 const struct hr_packet *packet, __u32 segment, __u32 hash, bool routed)
+					 const struct hr_packet *packet, __u32 segment, __u32 hash, bool routed,
+					 __u32 sum)
 {
 	bool ip = packet->kind == HR_KIND_IPV4 || packet->kind == HR_KIND_IPV6, v4 = hr_adjacency_is_v4(adjacency);
 	bool whole = adjacency->flags & HR_ADJACENCY_WHOLE;
@@ -71,11 +76,11 @@ static __always_inline int hr_outer_push(struct __sk_buff *skb, const struct hr_
 
 	if (adjacency->flags & HR_ADJACENCY_WIRE)
 		return hr_tags_push(skb, segment);
-	if (skb->gso_size && !hr_carrier(segment))
+	if (skb->gso_size && (!hr_carrier(segment) || hr_outer_sums(segment, v4)))
 		return HR_REASON_NESTED_SUPERPACKET;
 	reason = hr_push(skb, ip && hr_carrier(segment), whole, routed, hr_outer_length(segment, v4),
 			 hr_encap_flags(segment, v4));
-	return reason ?: hr_outer_write(skb, adjacency, segment, hash, hr_outer_tos(packet));
+	return reason ?: hr_outer_write(skb, adjacency, segment, hash, hr_outer_tos(packet), sum);
 }
 
 /* Have skb->protocol say what the inner frame is, not what the outer one was. The kernel cuts super-packets by it, and asks at

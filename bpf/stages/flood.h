@@ -6,16 +6,18 @@
 #include "lib/tunnel.h"
 #include "stages/acl.h"
 #include "stages/decide.h"
+#include "stages/seam.h"
 
 #define HR_FLOOD_SLOTS 65536
 
 struct hr_flooding {
 	struct __sk_buff *skb;
 	struct hr_walk *walk;
-	__u32 hash;
 	__u32 pushed; /* octets of outer headers that are on */
-	__u32 v6; /* this round's VTEPs are those of IPv6; those of IPv4, and wires, come first */
-	__u32 more; /* there are some of IPv6 */
+	__u32 v6; /* this round's VTEPs are those of IPv6; those of IPv4, and wires, have the other */
+	__u32 more; /* there are some for the other round */
+	__u32 seam; /* ifindex; 0: none */
+	__u32 cut; /* all copies to VTEPs of IPv6 go by the seam, before outer headers are on */
 	__u32 copies;
 	__u32 taker; /* the first local port that took one */
 };
@@ -62,21 +64,37 @@ static long hr_flood_port(__u32 slot, struct hr_flooding *flooding)
 	return port->vlan && bpf_skb_vlan_pop(flooding->skb);
 }
 
-/* Outer headers for this VTEP, over those of the one before. */
-static __always_inline int hr_flood_push(struct hr_flooding *flooding, const struct hr_adjacency *adjacency)
+/* Outer headers for this VTEP, over the `pushed` octets of those of the one before. A global function: the verifier looks at it once,
+ * and not in every turn of the loop.
+ */
+__noinline int hr_flood_push(struct __sk_buff *skb, __u32 pushed)
 {
-	struct hr_walk *walk = flooding->walk;
-	struct __sk_buff *skb = flooding->skb;
+	struct hr_walk *walk = hr_walk_get();
+	struct hr_adjacency *adjacency;
 
-	if (!flooding->pushed)
-		return hr_outer_push(skb, adjacency, &walk->packet, walk->segment, flooding->hash, true);
-	if (flooding->pushed < hr_outer_length(walk->segment, !flooding->v6)) { /* there is more to IPv6's */
+	if (!walk)
+		return HR_REASON_INTERNAL;
+	adjacency = &walk->adjacency;
+	if (!pushed)
+		return hr_outer_push(skb, adjacency, &walk->packet, walk->segment, walk->hash, true, walk->sum);
+	if (pushed < hr_outer_length(walk->segment, hr_adjacency_is_v4(adjacency))) { /* there is more to IPv6's */
 		if (skb->gso_size)
 			return HR_REASON_NESTED_SUPERPACKET;
 		if (bpf_skb_change_head(skb, sizeof(struct ipv6hdr) - sizeof(struct iphdr), 0))
 			return HR_REASON_INTERNAL;
 	}
-	return hr_outer_write(skb, adjacency, walk->segment, flooding->hash, hr_outer_tos(&walk->packet));
+	return hr_outer_write(skb, adjacency, walk->segment, walk->hash, hr_outer_tos(&walk->packet), walk->sum);
+}
+
+static __always_inline void hr_flood_seam(struct hr_flooding *flooding, __u32 path)
+{
+	struct __sk_buff *skb = flooding->skb;
+
+	hr_seam_mark(skb, flooding->walk->from_port, path, flooding->walk->hash);
+	flooding->copies++;
+	if (!hr_dry)
+		bpf_clone_redirect(skb, flooding->seam, 0);
+	skb->mark = 0;
 }
 
 static long hr_flood_vtep(__u32 slot, struct hr_flooding *flooding)
@@ -91,7 +109,7 @@ static long hr_flood_vtep(__u32 slot, struct hr_flooding *flooding)
 		return 1;
 	if (!place->vtep)
 		return 0;
-	path = hr_path(place->vtep, flooding->hash);
+	path = hr_path(place->vtep, walk->hash);
 	known = bpf_map_lookup_elem(&hr_adjacencies, &path);
 	if (!known)
 		return 0;
@@ -99,14 +117,22 @@ static long hr_flood_vtep(__u32 slot, struct hr_flooding *flooding)
 		flooding->more = 1;
 		return 0;
 	}
-	hop = hr_next_hop(flooding->skb, walk, path, flooding->hash, adjacency);
+	hop = hr_next_hop(flooding->skb, walk, path, walk->hash, adjacency);
 	if (!hop && hr_exceeds(walk, hr_path_mtu(walk, adjacency)))
 		hop = HR_REASON_TOO_BIG;
 	if (hop) {
 		hr_leave_out(flooding->skb, walk, walk->from_port, hop);
 		return 0;
 	}
-	hop = hr_flood_push(flooding, adjacency);
+	if (flooding->cut && flooding->v6) {
+		hr_flood_seam(flooding, path);
+		return 0;
+	}
+	hop = hr_flood_push(flooding->skb, flooding->pushed);
+	if (hop == HR_REASON_NESTED_SUPERPACKET && flooding->seam && !flooding->pushed) {
+		hr_flood_seam(flooding, path);
+		return 0;
+	}
 	if (hop) {
 		hr_leave_out(flooding->skb, walk, walk->from_port, hop);
 		return 1;
@@ -118,17 +144,37 @@ static long hr_flood_vtep(__u32 slot, struct hr_flooding *flooding)
 	return 0;
 }
 
+/* Without a seam the frame is summed as it is, once for all copies. */
+static __always_inline bool hr_flood_sums(const struct hr_walk *walk)
+{
+	return hr_wire_sums(walk->segment) && walk->sum == HR_SUM_UNKNOWN && !(walk->flags & HR_WALK_TUNNEL) &&
+	       !hr_seam();
+}
+
+/* Where a copy would need to be cut, or summed, when those to VTEPs of IPv4 have had their outer headers. */
+static __always_inline bool hr_flood_cuts(const struct __sk_buff *skb, const struct hr_walk *walk)
+{
+	__u32 zero = 0;
+	struct hr_config *config = bpf_map_lookup_elem(&hr_configs, &zero);
+
+	return hr_wire_sums(walk->segment) ||
+	       (skb->gso_size && config && hr_addr_is_v4(config->vtep4) && !hr_addr_is_unspecified(config->vtep6));
+}
+
 static __always_inline int hr_flood(struct __sk_buff *skb, struct hr_walk *walk)
 {
-	struct hr_flooding flooding = { .skb = skb, .walk = walk, .hash = hr_hash(&walk->packet.key) };
+	struct hr_flooding flooding = { .skb = skb, .walk = walk };
 
+	walk->hash = hr_hash(&walk->packet.key);
 	bpf_loop(HR_FLOOD_SLOTS, hr_flood_port, &flooding, 0);
 	skb->mark = 0; /* what leaves by the underlay, or is the kernel's too, may not pass the guard of a port */
 	if (!(walk->flags & HR_WALK_TUNNEL)) {
 		hr_count_from_port(walk->from_port, walk->weight);
+		flooding.seam = hr_seam();
+		flooding.v6 = flooding.cut = flooding.seam && hr_flood_cuts(skb, walk);
 		bpf_loop(HR_FLOOD_SLOTS, hr_flood_vtep, &flooding, 0);
 		if (flooding.more) {
-			flooding.v6 = 1;
+			flooding.v6 = !flooding.v6;
 			bpf_loop(HR_FLOOD_SLOTS, hr_flood_vtep, &flooding, 0);
 		}
 	}

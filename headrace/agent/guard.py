@@ -12,9 +12,12 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
+from headrace.agent import seam
 from headrace.errors import NotSupported
 
 TABLE = "headrace_guard"
+SEAM = (seam.NEAR, seam.FAR)
+"""What is in there is workloads' too."""
 FAMILIES = (("inet", "prerouting", "postrouting"), ("arp", "input", "output"))
 """nftables families, with the hooks where devices' packets arrive and leave."""
 
@@ -25,7 +28,7 @@ def ruleset(devices: Sequence[str]) -> str:
     for family in ("inet", "arp"):
         lines += [f"table {family} {TABLE}", f"delete table {family} {TABLE}"]
     if devices:
-        names = ", ".join(f'"{device}"' for device in devices)
+        names = ", ".join(f'"{device}"' for device in (*devices, *SEAM))
         for family, arriving, leaving in FAMILIES:
             lines += [
                 f"table {family} {TABLE} {{",
@@ -60,7 +63,7 @@ def missing(devices: Sequence[str]) -> list[str]:
             found += [f"{family} {TABLE}"] if rows else []
             continue
         for chain, hook, match in (("arriving", arriving, "iifname"), ("leaving", leaving, "oifname")):
-            if not _in_force(rows, chain, hook, match, set(devices)):
+            if not _in_force(rows, chain, hook, match, {*devices, *SEAM}):
                 found.append(f"{family} {TABLE} {chain}")
     return found
 

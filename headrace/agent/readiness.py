@@ -19,6 +19,7 @@ from typing import Literal
 from headrace.agent.config import AgentConfig
 from headrace.agent.desired import restore
 from headrace.agent.guard import ruleset
+from headrace.agent.seam import NEAR, Seam, ends_of, faults
 from headrace.agent.underlay import own_vteps
 from headrace.agent.uplink import Finding, ip_versions, judge
 from headrace.controller.identity import Files, common_name, expiry
@@ -93,6 +94,11 @@ def try_programs(place: Path) -> Iterator[Finding]:
         number = ctypes.get_errno()
         yield Finding(check="programs", state="warn", found=f"not tried: no namespace ({os.strerror(number)})")
         return
+    with Netlink() as netlink:
+        made = Seam(netlink).ends({})
+    cure = "modprobe veth: else super-packets that cannot be cut behind outer headers are dropped"
+    found = "a veth can be made, and cuts" if made else "no veth can be made, or it keeps its offloads"
+    yield Finding(check="seam", state="ok" if made else "fail", found=found, cure="" if made else cure)
     with contextlib.ExitStack() as stack:
         loaded = {}
         try:
@@ -144,6 +150,7 @@ def network(config: AgentConfig, netlink: Netlink) -> Iterator[Finding]:
         cure = 'uplinks = ["DEVICE"]: without one, ports of this host reach only each other'
         yield Finding(check="uplinks", state="warn", found="none configured", cure=cure)
     yield from uplinks(config, netlink)
+    yield from seam(netlink)
 
 
 def uplinks(config: AgentConfig, netlink: Netlink) -> Iterator[Finding]:
@@ -195,6 +202,22 @@ def certificate(config: AgentConfig, now: dt.datetime) -> Finding:
     if state == "fail":
         cure = f"headrace host enroll {name}, where the operator's certificate is"
     return Finding(check="certificate", state=state, found=f"host {name}, until {end:%Y-%m-%d}", cure=cure)
+
+
+def seam(netlink: Netlink) -> Iterator[Finding]:
+    """The veth that cuts what cannot be cut behind outer headers; the agent makes it."""
+    links = {link.name: link for link in netlink.links()}
+    ends = ends_of(links)
+    if ends is None:
+        odd = NEAR in links
+        cure = f"ip link delete {NEAR}; a running agent makes it anew" if odd else ""
+        found = f"{NEAR} is not the agent's" if odd else f"{NEAR} is not there; the agent makes it"
+        yield Finding(check=NEAR, state="warn" if odd else "ok", found=found, cure=cure)
+        return
+    wrong = [f"{fault.device} {fault.what} {fault.found}" for fault in faults(netlink, ends)]
+    cure = "headrace host verify --repair" if wrong else ""
+    found = ", ".join(wrong) if wrong else "cuts what goes in"
+    yield Finding(check=NEAR, state="fail" if wrong else "ok", found=found, cure=cure)
 
 
 def multipath(netlink: Netlink) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from headrace.agent.desired import Desired
 from headrace.agent.fitness import UNFIT_FEATURES, unfit, unfit_uplink
 from headrace.agent.names import write_names
 from headrace.agent.physical import Physical, blind
+from headrace.agent.seam import FAR, Ends, Seam, ends_of
 from headrace.agent.trouble import outward, trouble
 from headrace.agent.underlay import Underlay, remote_vteps
 from headrace.datapath.bpf import Datapath
@@ -51,6 +52,7 @@ class Reconciler:
         self.underlay = Underlay(netlink, datapath)
         self.physical = Physical(config, netlink)
         self._outward = tuple(outward(config))
+        self._seam = Seam(netlink)
         self._memo = Memo()
         self._heard: set[str] = set()
         self._links: dict[str, Link] | None = None
@@ -115,7 +117,7 @@ class Reconciler:
     def reconcile(self, desired: Desired) -> HostStatus:
         """Make the datapath what is desired. What one port cannot have is that port's error, and nobody else's."""
         self._listen()
-        links = self.links
+        ends, links = self._ends()
         ports = desired.state.ports_on(self._config.host)
         devices = {
             port.id: self._device(port, links[port.device_name], links)
@@ -139,6 +141,7 @@ class Reconciler:
             wires=self.physical.wires(links),
             next_hops=hops,
             any_vtep=self._config.any_vtep,
+            seam=ends.near.ifindex if ends and self._datapath.is_seam(ends.far.ifindex, FAR) else 0,
         )
         self._datapath.index.begin(view.names)
         written = self._datapath.apply(compile_parts(view))
@@ -148,8 +151,10 @@ class Reconciler:
             log.warning("names for the command line cannot be written (%s)", error)
         if written:
             log.info("applied revision=%d entries=%d ports=%d", desired.revision, written, len(view.local_ports))
-        if self._attach(view, links):
+        if self._attach(view, links, ends):
             self._fit.clear()
+            return self.reconcile(desired)
+        if ends and not view.seam and FAR in self._attached:  # nothing goes in before something waits at its far end
             return self.reconcile(desired)
         if self.physical.listen(links):
             self._links = None
@@ -181,6 +186,13 @@ class Reconciler:
             return 0
         return self._datapath.learnt.age(int(time.monotonic()))
 
+    def _ends(self) -> tuple[Ends | None, dict[str, Link]]:
+        """The seam, and all devices with it."""
+        ends = self._seam.ends(self.links)
+        if ends and ends != ends_of(self.links):
+            self._links = None
+        return ends, self.links
+
     def _configure(self, view: View) -> None:
         """Whom to answer, and what is wrong with what they are to be told."""
         self.clients, faults = clients_of(view, self._config.dhcp_lease)
@@ -201,6 +213,7 @@ class Reconciler:
         """Write again what somebody changed; the next pass attaches to these devices again."""
         self._datapath.mend()
         self._links = None
+        self._seam.forget()
         for name in devices:
             self._attached.pop(name, None)
 
@@ -232,10 +245,10 @@ class Reconciler:
             xdp=known is not None and known[1] is None,
         )
 
-    def _attach(self, view: View, links: dict[str, Link]) -> bool:
+    def _attach(self, view: View, links: dict[str, Link], ends: Ends | None) -> bool:
         """Run the datapath where it should. True: an uplink has just refused XDP, so its ports must do without."""
         refused = [name for name in self._outward if name in self._refused]
-        wanted: dict[str, tuple[int, str]] = {}
+        wanted: dict[str, tuple[int, str]] = {FAR: (ends.far.ifindex, "seam tc")} if ends else {}
         for uplink in self._outward:
             if uplink in links:
                 wanted[uplink] = (links[uplink].ifindex, f"uplink {self._config.uplink_hook}")
@@ -247,7 +260,7 @@ class Reconciler:
             self._linked = self._datapath.devices()
             self._stale = True
         for name in self._linked - set(wanted):
-            if name in links and not self._datapath.is_uplink(name):
+            if name in links and name != FAR and not self._datapath.is_uplink(name):
                 # No port has it now, but a workload may still run behind it: our programs drop what it says.
                 wanted[name] = (links[name].ifindex, "tc")
         deadline = time.monotonic() + ATTACHING
@@ -271,8 +284,10 @@ class Reconciler:
 
     def _attach_one(self, name: str, ifindex: int, hook: str, links: dict[str, Link]) -> None:
         kind, _, place = hook.rpartition(" ")
-        link = links[name]
-        attach = self._datapath.attach_uplink if kind else self._datapath.attach_port
+        link, datapath = links[name], self._datapath
+        attach = datapath.attach_uplink if kind == "uplink" else datapath.attach_port
+        if kind == "seam":
+            attach = datapath.attach_seam
         try:
             try:
                 if kind and place == "xdp" and name in self._config.physical_networks.values():
@@ -281,7 +296,7 @@ class Reconciler:
             except NotSupported as error:  # the slower hook does the same
                 self._refused[name] = str(error)
                 attach(ifindex, name, "tc")
-            if kind and link.kind == "veth":
+            if kind == "uplink" and link.kind == "veth":
                 xdp = UNFIT_FEATURES if self._config.uplink_hook == "xdp" else ()
                 tunnels = TUNNEL_SEGMENTATION if name in self._config.uplinks else ()
                 self._netlink.set_features(name, dict.fromkeys((*tunnels, *xdp), False))

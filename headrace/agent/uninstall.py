@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from headrace.agent import guard
+from headrace.agent import guard, seam
 from headrace.agent.config import AgentConfig
 from headrace.agent.control import SOCKET
 from headrace.agent.drained import DRAINED
@@ -39,6 +39,8 @@ def uninstall(config: AgentConfig) -> Iterator[str]:
     with Netlink() as netlink:
         yield from underlay(config, netlink)
         yield from give_back(Path(config.cache), netlink)
+        if seam.remove(netlink, {link.name: link for link in netlink.links()}):
+            yield "the seam is gone"
     for path in (Path(config.run) / FILE, Path(config.run) / SOCKET):
         path.unlink(missing_ok=True)
     for name in ("desired.json", DRAINED):
@@ -50,7 +52,7 @@ def let_go(root: Path) -> Iterator[str]:
     reader = Reader(root)
     devices = reader.devices() if reader.links.exists() else set()
     for device in sorted(devices):
-        if sum(detach(place) for place in reader.places(device)):
+        if sum(detach(place) for place in reader.places(device)) and device != seam.FAR:
             yield f"device {device} is as it was"
     for path in root.iterdir():
         shutil.rmtree(path)

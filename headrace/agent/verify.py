@@ -16,7 +16,7 @@ from typing import Literal
 import msgspec
 
 from headrace import abi
-from headrace.agent import guard
+from headrace.agent import guard, seam
 from headrace.agent.config import AgentConfig
 from headrace.agent.names import Names, read_names
 from headrace.agent.reconcile import Reconciler
@@ -39,7 +39,7 @@ SHOWN = 20
 class Difference(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that is not as it should be. ``place``: the table, device or file; ``key``: of what in it, in words."""
 
-    kind: Literal["table", "name", "pin", "stage", "program", "guard", "device"]
+    kind: Literal["table", "name", "pin", "stage", "program", "guard", "device", "seam"]
     place: str
     state: Literal["missing", "stray", "changed"]
     key: str = ""
@@ -75,11 +75,14 @@ class Drift:
         found += stages(datapath)
         found += programs(datapath, hooks)
         found += devices(hooks, self._netlink, set(self._config.physical_networks.values()))
+        found += seams(hooks, self._netlink)
         return [*found, *guards(self._config.guard)]
 
     def mend(self, found: list[Difference]) -> None:
         """Make it as it was; what needs devices is left to the next pass of the reconciler."""
-        self._reconciler.mend({difference.place for difference in found if difference.kind in {"program", "device"}})
+        self._reconciler.mend(
+            {difference.place for difference in found if difference.kind in {"program", "device", "seam"}}
+        )
         if any(difference.kind == "guard" for difference in found):
             guard.install(self._config.guard)
         self.repairs += len(found)
@@ -158,6 +161,28 @@ def devices(hooks: Hooks, netlink: Netlink, physical: Collection[str] = ()) -> I
             yield Difference(kind="device", place=device, state="changed", found="down", wanted="up")
         if link and device in physical and not link.promiscuous:
             yield Difference(kind="device", place=device, key="promiscuous", state="changed", found="off", wanted="on")
+
+
+def seams(hooks: Hooks, netlink: Netlink) -> Iterator[Difference]:
+    """What of the seam is not as it cuts best; whether its far end is there, ``devices`` says."""
+    if seam.FAR not in hooks:
+        return
+    links = {link.name: link for link in netlink.links()}
+    ends = seam.ends_of(links)
+    if ends is None:
+        if seam.FAR in links:
+            yield Difference(kind="seam", place=seam.NEAR, state="missing")
+        return
+    for fault in seam.faults(netlink, ends):
+        if (fault.device, fault.what) != (seam.FAR, "link"):
+            yield Difference(
+                kind="seam",
+                place=fault.device,
+                key=fault.what,
+                state="changed",
+                found=fault.found,
+                wanted=fault.wanted,
+            )
 
 
 def guards(guarded: Iterable[str]) -> Iterator[Difference]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import msgspec
 
 from headrace import abi
-from headrace.datapath.attach import attach_tc, attach_xdp, detach
+from headrace.datapath.attach import attach_tc, attach_xdp, attached, detach
 from headrace.datapath.binding import wait_for_walks
 from headrace.datapath.clock import Clock, Reading, measure
 from headrace.datapath.delta import Delta
@@ -340,6 +340,17 @@ class Datapath(Reader):
         else:
             detach(self._link(name, "uplink-xdp"))
 
+    def attach_seam(self, ifindex: int, name: str, hook: Literal["tc", "xdp"]) -> None:
+        """Run the datapath on the seam's far end; ``hook`` is tc, for nothing is there to be replayed."""
+        assert hook == "tc"
+        self._switch()
+        attach_tc(ifindex, self.programs["hr_from_seam"], "ingress", self._link(name, "seam"))
+
+    def is_seam(self, ifindex: int, name: str) -> bool:
+        """Whether a program of ours, of an earlier load maybe, takes what comes out at the seam's far end."""
+        here = attached(self._link(name, "seam"))
+        return here is not None and here.ifindex == ifindex
+
     def detach(self, name: str) -> None:
         """Take every program off a device."""
         for place in self.places(name):
@@ -352,13 +363,16 @@ class Datapath(Reader):
     # Drift
 
     def wanted_programs(self, device: str, hook: str) -> dict[Path, Program]:
-        """Where programs should be attached to a device. ``hook``: ``tc``, ``xdp``, or the same after ``uplink``."""
+        """Where programs should be attached to a device.
+
+        ``hook``: ``tc``, ``xdp``, the same after ``uplink``, or ``seam tc``.
+        """
         kind, _, place = hook.rpartition(" ")
-        names = (
-            {"uplink": "hr_from_uplink", "uplink-xdp": "hr_xdp_from_uplink"}
-            if kind
-            else {"ingress": "hr_from_port", "egress": "hr_guard", "xdp": "hr_xdp_from_port"}
-        )
+        names = {
+            "": {"ingress": "hr_from_port", "egress": "hr_guard", "xdp": "hr_xdp_from_port"},
+            "uplink": {"uplink": "hr_from_uplink", "uplink-xdp": "hr_xdp_from_uplink"},
+            "seam": {"seam": "hr_from_seam"},
+        }[kind]
         return {
             self._link(device, link): self.programs[name]
             for link, name in names.items()

@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 
 import msgspec
 from pyroute2.ethtool.ioctl import EthtoolError, IoctlEthtool
-from pyroute2.netlink import NLM_F_CREATE, NLM_F_REPLACE, rtnl
+from pyroute2.netlink import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, rtnl
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
@@ -29,6 +29,7 @@ from headrace.datapath.rtnetlink import LARGEST_DATAGRAM, RouteSocket
 from headrace.errors import NotFound, NotSupported
 
 IFF_UP = 0x1
+IFF_NOARP = 0x80
 IFF_PROMISC = 0x100
 IFF_LOWER_UP = 0x10000
 IFA_F_UNUSABLE = 0x08 | 0x40  # failed duplicate address detection, or still in it
@@ -148,19 +149,40 @@ class Netlink:
         return None if found is None else _link(found)
 
     def set_link(
-        self, ifindex: int, *, up: bool | None = None, mtu: int | None = None, promiscuous: bool | None = None
+        self,
+        ifindex: int,
+        *,
+        up: bool | None = None,
+        mtu: int | None = None,
+        promiscuous: bool | None = None,
+        arp: bool | None = None,
     ) -> None:
         """Change a device."""
         ask: Any = ifinfmsg()
         ask["index"] = ifindex
-        for flag, on in ((IFF_UP, up), (IFF_PROMISC, promiscuous)):
-            if on is not None:
-                ask["change"] |= flag
-                ask["flags"] |= flag if on else 0
+        bits = [(IFF_UP, up), (IFF_PROMISC, promiscuous), (IFF_NOARP, None if arp is None else not arp)]
+        ask["change"] = sum(bit for bit, on in bits if on is not None)
+        ask["flags"] = sum(bit for bit, on in bits if on)
         if mtu is not None:
             ask["attrs"] = [("IFLA_MTU", mtu)]
-        what = f"set device {ifindex} up={up} mtu={mtu} promiscuous={promiscuous}"
+        what = f"set device {ifindex} up={up} mtu={mtu} promiscuous={promiscuous} arp={arp}"
         self._socket.change(rtnl.RTM_NEWLINK, ask, 0, what)
+
+    def make_pair(self, name: str, peer: str, *, mtu: int) -> None:
+        """Make a veth with both ends here, down. Raises Refused where a device has one of these names."""
+        other = [("IFLA_IFNAME", peer), ("IFLA_MTU", mtu)]
+        pair = {"attrs": [("VETH_INFO_PEER", {"attrs": other})]}
+        kind = {"attrs": [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", pair)]}
+        ask: Any = ifinfmsg()
+        ask["attrs"] = [("IFLA_IFNAME", name), ("IFLA_MTU", mtu), ("IFLA_LINKINFO", kind)]
+        self._socket.change(rtnl.RTM_NEWLINK, ask, NLM_F_CREATE | NLM_F_EXCL, f"make devices {name} and {peer}")
+
+    def delete_link(self, ifindex: int) -> None:
+        """Remove a device, of a veth both ends; nothing where it has gone."""
+        ask: Any = ifinfmsg()
+        ask["index"] = ifindex
+        what = f"remove device {ifindex}"
+        _or_none(errno.ENODEV, self._socket.change, rtnl.RTM_DELLINK, ask, 0, what)
 
     def addresses(self, ifindex: int | None = None) -> list[Address]:
         """Addresses of a device, or all."""

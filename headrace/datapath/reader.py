@@ -18,8 +18,8 @@ from headrace.errors import Denied, Unavailable
 HALF_OPEN = {abi.State.NEW, abi.State.SYN_SENT, abi.State.SYN_RECEIVED}
 DOT, STAND_IN = ".", ":"
 """A pin's name holds no dot, and a device's name no colon (net/core/dev.c, dev_valid_name)."""
-KINDS = ("ingress", "egress", "xdp", "uplink", "uplink-xdp")
-"""Of links: those of a port, then those of an uplink."""
+KINDS = ("ingress", "egress", "xdp", "uplink", "uplink-xdp", "seam")
+"""Of links: those of a port, then those of an uplink, and that of the seam's far end."""
 
 
 class Reader:

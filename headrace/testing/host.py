@@ -114,6 +114,8 @@ class PacketHost:
         self.host = ""
         self._options: dict[str, Any] = {}
         self._uplinks: list[int] = []
+        self.seam = 0
+        """A device that stands for the seam's near end; what goes there comes out at its far end at once."""
         self.physical: dict[str, str] = {}
         """Physical network -> the device that leads to it."""
 
@@ -153,10 +155,12 @@ class PacketHost:
         underlay_mtu: int = 1500,
         physical: tuple[str, ...] = PHYSICAL,
         shared: tuple[str, ...] = (),
+        seam: bool = False,
     ) -> None:
         """Be ``host`` with nothing remembered, and with devices to some physical networks. Others as View has them.
 
-        ``shared``: physical networks whose devices lead to other hosts too.
+        ``shared``: physical networks whose devices lead to other hosts too. ``seam``: there is one; a test run cuts
+        nothing on its way.
         """
         self.memory.clear()
         self.stand.narrow(underlay_mtu)
@@ -164,7 +168,8 @@ class PacketHost:
         self.state = state
         self.physical = dict(zip(physical, WIRES, strict=False))
         self._uplinks = [self.stand.index[name] for name in (UPLINK, *map(self.physical.__getitem__, shared))]
-        self.configure(quota=quota, whole=whole, mss_clamp=mss_clamp, any_vtep=any_vtep)
+        self.seam = self.stand.index[STRANGER] if seam else 0
+        self.configure(quota=quota, whole=whole, mss_clamp=mss_clamp, any_vtep=any_vtep, seam=self.seam)
 
     def configure(self, **options: Any) -> None:
         """Change options of ``start``, as an agent with another configuration does."""
@@ -300,6 +305,8 @@ class PacketHost:
             flooded = conclusion.reason == Reason.FLOODED
             observed = self._flooded() if flooded else Observed(reason=Reason.NONE, verdict=result.retval)
             observed = replace(observed, verdict=result.retval, passed=True)
+        elif result.retval == seen.TC_ACT_REDIRECT and self.seam and conclusion.ifindex == self.seam:
+            observed = self.come_out(left, mark)
         elif result.retval == seen.TC_ACT_REDIRECT:
             observed = self._left(left, conclusion.ifindex, result.retval, marked=mark == seen.MARK)
         elif result.retval == seen.TC_ACT_SHOT and conclusion.reason == Reason.FLOODED:
@@ -308,6 +315,15 @@ class PacketHost:
             assert result.retval == seen.TC_ACT_SHOT, f"retval {result.retval:#x}"
             observed = Observed(reason=Reason.NONE, verdict=result.retval)
         return observed, conclusion
+
+    def come_out(self, frame: bytes, mark: int, *, gso_size: int = 0) -> Observed:
+        """Let a frame out at the seam's far end."""
+        context = seen.skb_context(self.seam, mark=mark, gso_size=gso_size)
+        result = self.datapath.programs["hr_from_seam"].test_run(frame, ctx=context)
+        if result.retval != seen.TC_ACT_REDIRECT:
+            return Observed(reason=Reason(self.conclusion().reason), verdict=result.retval, seamed=True)
+        assert seen.SKB.unpack(result.ctx_out)[0] == 0, "the seam's mark goes no further"
+        return replace(self._left(result.data_out, self.conclusion().ifindex, result.retval), seamed=True)
 
     def _with_tag(self, frame: bytes) -> bytes:
         """What left the last run, with the tag that was beside it."""

@@ -65,7 +65,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     reason is from the counters. ``rule_from``, ``rule_to``: of the walk, or that its connection keeps for a replay.
     ``connection``: the state it is in afterwards. ``marked``: left by a device and not straight into a veth's peer.
     ``outer``: the frame as it left by tunnel or on a wire, with all around it; ``copies``: those of a flood. ``wires``:
-    by which physical network each of these left, None: by the uplink.
+    by which physical network each of these left, None: by the uplink. ``seamed``: it went by the seam.
     """
 
     reason: Reason
@@ -84,12 +84,13 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     outer: bytes = b""
     copies: tuple[bytes, ...] = ()
     wires: tuple[str | None, ...] = ()
+    seamed: bool = False
     counts: Counts = msgspec.field(default_factory=Counts)
 
 
-def skb_context(ifindex: int, *, gso_size: int = 0, vlan: int | None = None, length: int = 0) -> bytes:
+def skb_context(ifindex: int, *, gso_size: int = 0, vlan: int | None = None, length: int = 0, mark: int = 0) -> bytes:
     """A ``struct __sk_buff``. ``vlan`` (type << 16 | TCI) and ``length`` are for the prelude of host.py."""
-    return SKB.pack(0, ifindex, vlan or 0, length, gso_size)
+    return SKB.pack(mark, ifindex, vlan or 0, length, gso_size)
 
 
 def xdp_context(ifindex: int, length: int) -> bytes:

@@ -224,7 +224,7 @@ class Twin:
     def _other_than_foretold(self, foretold: Outcome, observed: Observed) -> list[str]:
         """What the dry programs said differently a moment ago."""
         frames = [self._without_tag(one) for one in observed.outputs]
-        tunnelled = observed.wires == (None,) and not foretold.reason
+        tunnelled = observed.wires == (None,) and not foretold.reason and foretold.ifindex != self.host.seam
         left = take_off(foretold.frame).inner if tunnelled else foretold.frame
         if observed.outer and not tunnelled:
             left = take_tags(foretold.frame, "")[1]  # but for the one beside it

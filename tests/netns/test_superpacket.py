@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 import socket
-import struct
 import threading
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import pytest
 
 from headrace import abi
 from headrace.testing import kernel
-from headrace.testing.cloud import Cloud, CloudHost, Workload
+from headrace.testing.bulk import AMOUNT, IP_AND_TCP, bulk, frames_sent, send
+from headrace.testing.cloud import Cloud
 from headrace.testing.guest import ECHO_PORT, Card, Guest
 from headrace.testing.scene import Scene
 from headrace.testing.topology import Topology
 from headrace.testing.traffic import PATIENCE, connect, tcp_pair
 from headrace.testing.wait import wait_until
 
-AMOUNT = 8_000_000
 SPARING = 8
 """How many segments a frame on the uplink stands for at least, on average."""
-IP_AND_TCP = {4: 20 + 32, 6: 40 + 32}
-"""Headers of a segment with timestamps."""
-SYN_OPTIONS = 8
-"""How much longer a SYN's options are than those of other segments."""
-ETHERNET = 14
-SEGS_OUT, BYTES_SENT = 136, 200
-"""Where linux/tcp.h's struct tcp_info has them; both count what is sent twice."""
-
-
-class Sent(NamedTuple):
-    """What a TCP sent from a port, retransmissions included."""
-
-    port: int
-    segments: int
-    octets: int
 
 
 @pytest.fixture(scope="module", params=[4, 6], ids=["v4", "v6"])
@@ -52,35 +35,6 @@ def scene(cloud: Cloud) -> Iterator[Scene]:
         yield made
 
 
-def frames_sent(host: CloudHost) -> int:
-    """Frames, super or not, that left by the uplink."""
-    (facts,) = host.namespace.ip("-statistics link show dev uplink")
-    return int(facts["stats64"]["tx"]["packets"])
-
-
-def send(here: socket.socket) -> None:
-    here.sendall(bytes(AMOUNT))
-    here.shutdown(socket.SHUT_WR)
-
-
-def bulk(a: Workload, b: Workload, family: int) -> Sent:
-    """Move the amount over one connection, and what the sender's own TCP says of it."""
-    with tcp_pair(a, b, b.address(family), 80) as (here, there):
-        source = int(here.getsockname()[1])
-        sender = threading.Thread(target=send, args=[here])
-        here.settimeout(PATIENCE * 5)
-        sender.start()
-        received = 0
-        while part := there.recv(65536):
-            received += len(part)
-        sender.join()
-        assert received == AMOUNT
-        there.close()
-        assert here.recv(1) == b""
-        info = here.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-    return Sent(source, *struct.unpack_from("=I", info, SEGS_OUT), *struct.unpack_from("=Q", info, BYTES_SENT))
-
-
 def connection(scene: Scene, host: str, source: int) -> abi.Conn:
     return next(conn for conn in scene.connections(host) if conn.key[0].sport == source)
 
@@ -91,7 +45,7 @@ def test_bulk_stays_whole_and_counts_exactly(scene: Scene, hosts: tuple[str, str
     a, b = scene.pair(hosts=hosts)
     host = scene.cloud.hosts["h1"]
     before = frames_sent(host)
-    sent = bulk(a, b, family)
+    sent = bulk(a, b, b.address(family))
     frames = frames_sent(host) - before
     closed = {abi.State.TIME_WAIT, abi.State.CLOSED}
     wait_until(lambda: all(connection(scene, name, sent.port).state in closed for name in hosts), what="it is closed")
@@ -103,7 +57,7 @@ def test_bulk_stays_whole_and_counts_exactly(scene: Scene, hosts: tuple[str, str
             (reply.packets, reply.octets),
         ]
     assert original.packets == sent.segments
-    assert original.octets == sent.octets + sent.segments * (IP_AND_TCP[family] + ETHERNET) + SYN_OPTIONS
+    assert original.octets == sent.frames(family)
     if hosts[0] != hosts[1]:
         assert frames < original.packets / SPARING
     else:

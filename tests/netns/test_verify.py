@@ -12,6 +12,7 @@ import pytest
 
 from headrace import abi
 from headrace.agent.control import Request, ask
+from headrace.agent.seam import FAR, NEAR
 from headrace.datapath.attach import attached
 from headrace.datapath.binding import check, get_pinned, lib
 from headrace.datapath.bpfmap import Map
@@ -41,6 +42,11 @@ def verify(host: CloudHost, *options: str) -> tuple[int, list[dict[str, Any]]]:
     return done.returncode, json.loads(done.stdout)
 
 
+def seam_of(host: CloudHost) -> int:
+    """The device that the datapath sends to what must be cut."""
+    return abi.Config.unpack(host.datapath.maps["hr_configs"].lookup(u32(0)) or b"").seam
+
+
 def u32(value: int) -> bytes:
     return abi.U32(value=value).pack()
 
@@ -67,8 +73,8 @@ def take_a_name(host: CloudHost, _: str, index: int) -> None:
     assert table.delete(key)
 
 
-def detach_a_program(host: CloudHost, device: str, _: int) -> None:
-    fd = get_pinned(host.bpf / "links" / f"{device}@ingress", "link")
+def detach_a_program(host: CloudHost, device: str, _: int, kind: str = "ingress") -> None:
+    fd = get_pinned(host.bpf / "links" / f"{device}@{kind}", "link")
     try:
         check(lib.bpf_link_detach(fd), "detach")
     finally:
@@ -101,6 +107,18 @@ def put_it_down(host: CloudHost, device: str, _: int) -> None:
     host.namespace.run(f"ip link set {device} down")
 
 
+def have_the_seam_cut_nothing(host: CloudHost, *_: object) -> None:
+    host.namespace.run(f"ethtool -K {NEAR} tso on tx on")
+
+
+def let_the_stack_speak_in_the_seam(host: CloudHost, *_: object) -> None:
+    host.namespace.sysctl(f"net.ipv6.conf.{FAR}.disable_ipv6", 0)
+
+
+def take_the_seams_program(host: CloudHost, *_: object) -> None:
+    detach_a_program(host, FAR, 0, "seam")
+
+
 SPOILT: dict[Drift, tuple[str, str, str]] = {
     take_an_entry: ("table", "hr_sources", "missing"),
     change_an_entry: ("table", "hr_ports", "changed"),
@@ -113,6 +131,9 @@ SPOILT: dict[Drift, tuple[str, str, str]] = {
     flush_the_guard: ("guard", "inet headrace_guard arriving", "missing"),
     flush_a_chain: ("guard", "arp headrace_guard leaving", "missing"),
     put_it_down: ("device", "DEVICE", "changed"),
+    have_the_seam_cut_nothing: ("seam", NEAR, "changed"),
+    let_the_stack_speak_in_the_seam: ("seam", FAR, "changed"),
+    take_the_seams_program: ("program", FAR, "missing"),
 }
 
 
@@ -132,6 +153,17 @@ def test_all_that_somebody_spoils_is_named_and_repaired(scene: Scene) -> None:
             stream.advance()
     assert opens(a, b, b.address(6), 81)
     assert all(attached(path) for path in (host.bpf / "links").glob(f"{device}@*"))
+
+
+def test_a_seam_that_was_deleted_is_made_anew_at_once(scene: Scene) -> None:
+    scene.pair()
+    host = scene.cloud.hosts["h1"]
+    before = seam_of(host)
+    host.namespace.run(f"ip link delete {NEAR}")
+    wait_until(lambda: seam_of(host) not in {0, before}, what="there is another")
+    assert verify(host) == (0, [])
+    (facts,) = host.namespace.ip(f"link show dev {NEAR}")
+    assert facts["ifindex"] == seam_of(host)
 
 
 def test_a_difference_is_told_in_words(scene: Scene) -> None:

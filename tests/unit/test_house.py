@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 PARTS = {
     "decide": "ends every walk: composes what the stages found and keeps it",
     "flood": "the replication of forward, under its heading",
+    "seam": "the way round by which some packets come to encap, under its heading",
 }
 """Files of bpf/stages that are no stage of their own, with the reason."""
 
@@ -51,6 +52,7 @@ ONLY_PACKET_TEST = {
     "punt": "respond, where it is the agent that answers",
     "dry": "that asking leaves every table as it was",
     "sampling": "what every stage's drops show to those who watch",
+    "seam": "encap, of what is cut or summed first",
     "ringbuf": "what programs hand to user space",
     "replay": "what comes before all stages",
     "tcp": "track, where it is about TCP's numbers",

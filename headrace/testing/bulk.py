@@ -1,0 +1,65 @@
+"""Bulk TCP between workloads, and what its sender's kernel says of it (``struct tcp_info`` of linux/tcp.h)."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from typing import NamedTuple
+
+from headrace.testing.cloud import CloudHost, Workload
+from headrace.testing.traffic import PATIENCE, tcp_pair
+
+AMOUNT = 8_000_000
+ETHERNET = 14
+IP_AND_TCP = {4: 20 + 32, 6: 40 + 32}
+"""Headers of a segment with timestamps."""
+SYN_OPTIONS = 8
+"""How much longer a SYN's options are than those of other segments."""
+RETRANSMITTED, SEGS_OUT, BYTES_SENT = 100, 136, 200
+"""Where struct tcp_info has them; the last two count what is sent twice."""
+
+
+class Sent(NamedTuple):
+    """What a TCP sent from a port, retransmissions included."""
+
+    port: int
+    segments: int
+    octets: int
+    again: int
+
+    def frames(self, family: int) -> int:
+        """Octets of its segments' frames."""
+        return self.octets + self.segments * (IP_AND_TCP[family] + ETHERNET) + SYN_OPTIONS
+
+
+def frames_sent(host: CloudHost) -> int:
+    """Frames, super or not, that left by the uplink."""
+    (facts,) = host.namespace.ip("-statistics link show dev uplink")
+    return int(facts["stats64"]["tx"]["packets"])
+
+
+def send(here: socket.socket) -> None:
+    """The amount, and no more."""
+    here.sendall(bytes(AMOUNT))
+    here.shutdown(socket.SHUT_WR)
+
+
+def bulk(a: Workload, b: Workload, address: str) -> Sent:
+    """Move the amount over one connection to an address of ``b``."""
+    with tcp_pair(a, b, address, 80) as (here, there):
+        source = int(here.getsockname()[1])
+        sender = threading.Thread(target=send, args=[here])
+        here.settimeout(PATIENCE * 5)
+        sender.start()
+        received = 0
+        while part := there.recv(65536):
+            received += len(part)
+        sender.join()
+        assert received == AMOUNT
+        there.close()
+        assert here.recv(1) == b""
+        info = here.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    (again,), (segments,) = (struct.unpack_from("=I", info, place) for place in (RETRANSMITTED, SEGS_OUT))
+    (octets,) = struct.unpack_from("=Q", info, BYTES_SENT)
+    return Sent(source, segments, octets, again)

@@ -17,7 +17,7 @@ struct hr_dropped {
 	__u32 where;
 	__u32 outer;
 	__u32 to;
-	__u32 shared; /* a segment of a physical network: the kernel gets the frame all the same, with its tags; 0: nobody does */
+	__u32 shared; /* 1: the kernel gets the frame all the same */
 };
 
 /* True: there is a token, and it is taken. A burst of one second's tokens may have been saved up. */

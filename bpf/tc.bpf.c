@@ -224,13 +224,15 @@ static __always_inline bool hr_uncovered(struct __sk_buff *skb, struct hr_outer 
  */
 static __always_inline bool hr_from_wire(struct __sk_buff *skb, __u32 physical, struct hr_outer *outer)
 {
+	struct hr_walk *walk = hr_walk_get();
 	struct hr_place place = {};
 	__u8 mac[6];
 	__u32 tags;
 
-	if (!physical)
+	if (!physical || !walk)
 		return false;
-	tags = hr_tags_read(skb);
+	walk->tags = (struct hr_tags){};
+	tags = hr_tags_read(skb, &walk->tags);
 	if (tags == HR_WHERE_NONE || bpf_skb_load_bytes(skb, 0, mac, sizeof(mac)))
 		return false;
 	__builtin_memset(outer, 0, sizeof(*outer));
@@ -622,7 +624,7 @@ HR_STAGE(hr_stage_sample)
 	if (!walk)
 		return hr_drop_sampled();
 	hr_sample(skb, &walk->dropped);
-	return hr_end(skb, walk->dropped.shared);
+	return hr_end(skb, walk->dropped.shared ? &walk->tags : NULL);
 }
 
 /* On a port's egress: only the datapath may send to a workload. */

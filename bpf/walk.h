@@ -123,6 +123,8 @@ struct hr_walk {
 	struct hr_fragment_key fragment_key;
 	struct hr_fragment_key fragment_gone; /* the one that gives way */
 	struct hr_fragment fragment;
+	/* Set before the walk begins. */
+	struct hr_tags tags; /* with HR_WALK_SHARED */
 };
 #define HR_WALK_FRESH offsetof(struct hr_walk, keys) /* octets to clear before a walk */
 
@@ -180,10 +182,10 @@ static __always_inline int hr_drop_sampled(void)
 	return TC_ACT_SHOT; /* the only one */
 }
 
-/* The end of a frame that is the kernel's too, where `shared` is its segment: it gets its tags back. */
-static __always_inline int hr_end(struct __sk_buff *skb, __u32 shared)
+/* The end of a frame that is the kernel's too, where `shared` is not NULL: it gets its tags back. */
+static __always_inline int hr_end(struct __sk_buff *skb, const struct hr_tags *shared)
 {
-	return shared && !hr_tags_push(skb, shared) ? TC_ACT_UNSPEC : hr_drop_sampled();
+	return shared && !hr_tags_restore(skb, shared) ? TC_ACT_UNSPEC : hr_drop_sampled();
 }
 
 static __always_inline int hr_drop_counted(__u32 port, __u32 reason)
@@ -192,9 +194,9 @@ static __always_inline int hr_drop_counted(__u32 port, __u32 reason)
 	return hr_drop_sampled();
 }
 
-static __always_inline __u32 hr_shared(const struct hr_walk *walk)
+static __always_inline const struct hr_tags *hr_shared(const struct hr_walk *walk)
 {
-	return walk->flags & HR_WALK_SHARED ? walk->segment : 0;
+	return walk->flags & HR_WALK_SHARED ? &walk->tags : NULL;
 }
 
 /* Shows a drop to those who watch; returns only if nobody does. A stage of its own: it takes nothing from others' stack. */
@@ -240,7 +242,7 @@ static __always_inline struct hr_dropped hr_dropped_of(const struct hr_walk *wal
 		.where = walk->packet.key.where,
 		.outer = walk->outer,
 		.to = walk->to_port,
-		.shared = hr_shared(walk),
+		.shared = !!hr_shared(walk),
 	};
 }
 
@@ -260,7 +262,7 @@ static __always_inline __u32 hr_payer(const struct hr_walk *walk)
 
 static __always_inline int hr_drop(struct __sk_buff *skb, struct hr_walk *walk, __u32 reason)
 {
-	__u32 shared = hr_shared(walk);
+	const struct hr_tags *shared = hr_shared(walk);
 
 	hr_count_reason(walk->from_port, reason);
 	hr_budget_charge(hr_payer(walk), 1);

@@ -85,7 +85,7 @@ static __always_inline int enter(struct __sk_buff *skb, __u32 which)
 	verdict = go(skb, which);
 	tag = bpf_map_lookup_elem(&beside, &zero);
 	if (tag)
-		*tag = skb->vlan_present ? (__u32)__builtin_bswap16(skb->vlan_proto) << 16 | (skb->vlan_tci & 0xefff) : 0;
+		*tag = skb->vlan_present ? (__u32)__builtin_bswap16(skb->vlan_proto) << 16 | (skb->vlan_tci & 0xffff) : 0;
 	return verdict;
 }
 

@@ -21,6 +21,8 @@ MakeTwin = Callable[..., Twin]
 HOOKS: tuple[Hook, ...] = ("tc", "xdp")
 
 VLAN = Network(id="lan", segment=Segment(type="vlan", id=12, physical_network="physnet1"), mtu=1500)
+FLAT = Network(id="flat", segment=Segment(type="flat", physical_network="physnet1"), mtu=1500)
+QINQ = Network(id="ring", segment=Segment(type="vlan", id=12, service_vlan=7, physical_network="physnet1"), mtu=1496)
 A, B = port("a", "lan", 1, "any"), port("b", "lan", 2, port_security=False)
 BLUE = port("blue-a", "blue", 1, "any")
 GATEWAY = Somewhere("02:00:00:00:00:fe", ("10.0.0.254", "fd00::fe"))
@@ -91,3 +93,24 @@ def test_an_entry_that_nobody_deleted_is_no_obstacle_for_ever(twin: MakeTwin) ->
     for _ in range(2):
         datapath.learnt.age(0)
     assert not dict(datapath.maps["hr_learnt"].items())
+
+
+@pytest.mark.parametrize("priority", [0, 5 << 13, 1 << 12, 0xF000])
+@pytest.mark.parametrize("vid", [0, 12])
+def test_the_kernel_gets_tags_back_as_they_came(twin: MakeTwin, vid: int, priority: int) -> None:
+    """Of every fate of a frame that is the kernel's too."""
+    asked = twin(*STATE, FLAT, port("f", "flat", 7, "any"))
+    for frame in (
+        packet.udp(GATEWAY, A, 1, 2, dmac=BROADCAST),
+        packet.udp(A, B, 1, 2, dmac=BROADCAST),
+        packet.arp(GATEWAY, "10.0.0.1")[:30],
+    ):
+        assert asked.run(Arrival(physical="physnet1", frame=frame, vlan=vid | priority)).passed
+
+
+@pytest.mark.parametrize("priority", [0, 0x5000])
+def test_so_it_does_of_two_tags(twin: MakeTwin, priority: int) -> None:
+    asked = twin(*STATE, QINQ, port("q", "ring", 7, "any"))
+    frame = packet.udp(GATEWAY, A, 1, 2, dmac=BROADCAST)
+    inner = frame[:12] + b"\x81\x00" + (12 | priority).to_bytes(2, "big") + frame[12:]
+    assert asked.run(Arrival(physical="physnet1", frame=inner, vlan=7 | 0x3000, vlan_type=0x88A8)).passed

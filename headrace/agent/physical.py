@@ -102,6 +102,6 @@ def blind(link: Link, links: Mapping[str, Link], netlink: Netlink) -> str | None
         if strips:
             return (
                 f"device {link.name}: {name} takes VLAN tags off before XDP sees them, so it stays on tc;"
-                f" ethtool -K {name} rxvlan off"
+                f" ethtool -K {name} rxvlan off, and restart the agent"
             )
     return None

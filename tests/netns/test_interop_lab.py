@@ -40,8 +40,7 @@ ETHERNET = (
     Segment(type="vlan", id=12, physical_network=PHYSICAL),
     Segment(type="vlan", id=12, service_vlan=7, physical_network=PHYSICAL),
 )
-WIRES = [(segment, version) for segment in TUNNELS for version in (4, 6) if (segment.type, version) != ("geneve", 6)]
-WIRES += [(segment, 4) for segment in ETHERNET]
+WIRES = [(segment, version) for segment in TUNNELS for version in (4, 6)] + [(segment, 4) for segment in ETHERNET]
 SET_UP = f"""set -e
 ip link set eth0 mtu {MTU} up
 ip address add 192.0.2.{NUMBER}/24 dev eth0

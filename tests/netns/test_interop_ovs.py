@@ -29,6 +29,7 @@ TUNNELS = (
     Segment(type="nsh", id=ID, transport="gpe"),
 )
 ETHERNET = (
+    Segment(type="nsh", id=ID, transport="ethernet"),
     Segment(type="flat", physical_network=PHYSICAL),
     Segment(type="vlan", id=12, physical_network=PHYSICAL),
     Segment(type="vlan", id=12, service_vlan=7, physical_network=PHYSICAL),
@@ -64,7 +65,7 @@ def test_geneve_options(party: OvsParty, scene: Scene, *, critical: bool) -> Non
 
 
 @pytest.mark.parametrize("metadata", ["md_type=1", "md_type=2,tlv(0x1000,10,0x12345678)"])
-@pytest.mark.parametrize("transport", ["gpe"])
+@pytest.mark.parametrize("transport", ["gpe", "ethernet"])
 def test_nsh_metadata(party: OvsParty, scene: Scene, transport: Literal["gpe", "ethernet"], metadata: str) -> None:
     """Both types of metadata are skipped."""
     segment = Segment(type="nsh", id=ID, transport=transport)

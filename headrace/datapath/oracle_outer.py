@@ -56,6 +56,8 @@ def approach(view: View, connections: Connections, arrival: Arrival) -> Approach
     if arrival.vtep is not None:
         assert arrival.segment is not None, "an arrival by tunnel names its segment"
         wire, _, _, identity = arrival.segment.place
+        if wire not in view.wires:
+            return None
         return Approach(frame=arrival.frame, source=arrival.vtep, wire=wire, id=identity, tos=arrival.tos)
     by_uplink = arrival.physical is None or arrival.physical in view.surroundings.shared
     if by_uplink and arrival.vlan is None and (found := take_outer(view, arrival.frame)) is not None:

@@ -376,12 +376,17 @@ class PacketHost:
         return Output(frame=frame, port=self._of_trunk(port, frame))
 
     def _of_trunk(self, trunk: str, frame: bytes) -> str:
-        """The port that a frame is for which leaves by a trunk's device: tags tell."""
+        """The port that a frame is of which enters or leaves by a trunk's device: tags tell."""
         if frame[12:14] != outer.CUSTOMER:
             return trunk
-        vid = int.from_bytes(frame[14:16], "big")
+        vid = int.from_bytes(frame[14:16], "big") & 0xFFF
         ports = self.state.ports_on(self.host)
-        return min(name for name, port in ports.items() if (port.parent, port.vlan) == (trunk, vid))
+        return min((name for name, port in ports.items() if (port.parent, port.vlan) == (trunk, vid)), default=trunk)
+
+    def _whole(self, arrival: Arrival) -> bytes:
+        """A frame with the tag in it that is beside it."""
+        frame, vlan = self.entering(arrival)
+        return frame if vlan is None else with_tag(frame, vlan)
 
     def _flooded(self) -> Observed:
         left = list(self.stand.copies())
@@ -398,7 +403,7 @@ class PacketHost:
 
     def _explain(self, observed: Observed, conclusion: abi.Conclusion, counts: Counts, arrival: Arrival) -> Observed:
         """Complete what was seen by what the tables say of it."""
-        entered = "" if arrival.port is None else arrival.port
+        entered = "" if arrival.port is None else self._of_trunk(arrival.port, self._whole(arrival))
         refused = tuple(
             Refusal(port=port, reason=reason)
             for (port, reason), count in sorted(counts.reasons.items())

@@ -14,7 +14,7 @@ from headrace.datapath.decision import Arrival
 from headrace.datapath.libbpf import Object
 from headrace.testing.clang import compile_bpf
 from headrace.testing.host import PacketHost
-from headrace.testing.observation import TC_ACT_REDIRECT, TC_ACT_SHOT, skb_context
+from headrace.testing.observation import TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, skb_context
 
 STOPPED = 77
 STOP = f'SEC("tc") int stop(struct __sk_buff *skb)\n{{\n\treturn {STOPPED};\n}}\n'
@@ -69,5 +69,5 @@ class Pauser:
         if verdict != STOPPED:
             return None
         verdict, _ = self.run(f"hr_stage_{stage}", arrival, frame)
-        assert verdict in {TC_ACT_REDIRECT, TC_ACT_SHOT}
+        assert verdict in {TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC}
         return verdict

@@ -14,9 +14,11 @@ from msgspec.structs import replace
 
 from headrace.abi import Reason
 from headrace.datapath.decision import Arrival
+from headrace.datapath.oracle_view import View
 from headrace.model import State
 from headrace.testing.host import PacketHost
 from headrace.testing.observation import Hook
+from headrace.testing.outer import NSH
 from headrace.testing.pause import Pauser
 from headrace.testing.strategy import Event, Overtaken, Pause, Scenario, Stale, tell, where
 from headrace.testing.strategy_file import encode
@@ -39,7 +41,7 @@ class Player:
     def play(self, scenario: Scenario) -> Seen:
         """Raises AssertionError where programs and oracle differ, or a table is not as desired at last."""
         names = (HOST, PEER) if scenario.both else (scenario.host,)
-        options = {"mss_clamp": True} if scenario.mss_clamp else {}
+        options = {"mss_clamp": scenario.mss_clamp, "any_vtep": scenario.any_vtep}
         twins = {name: Twin(self.hosts[name], scenario.state, name, **options) for name in names}
         with Pauser(self.hosts[names[0]]) if overtakes(scenario) else contextlib.nullcontext() as pauser:
             for number, event in enumerate(scenario.events):
@@ -49,7 +51,7 @@ class Player:
                         arrive(twins, first, event, hook)
                 elif isinstance(event, Overtaken):
                     assert pauser is not None
-                    if twins[names[0]].takes(event.arrival):
+                    if twins[names[0]].takes(event.arrival) and not tagged(twins[names[0]], event.arrival):
                         twins[names[0]].overtaken(pauser, event.arrival, event.stage, event.state)
                 else:
                     for twin in twins.values():
@@ -92,15 +94,30 @@ def happen(twin: Twin, event: State | Pause | Stale) -> None:
 
 
 def arrive(twins: dict[str, Twin], first: Twin, arrival: Arrival, hook: Hook) -> None:
-    """A frame arrives at a host, and what that sends by tunnel at the other, outer headers and all."""
+    """A frame arrives at a host, and what that sends by tunnel or wire at the other, with all that is around it."""
     if not first.takes(arrival):
         return
     first.host.memory.forgive()
     observed = first.run(arrival, hook)
     for twin in twins.values():
         if twin is not first:
-            for frame in (*([observed.outer] if observed.outer else []), *observed.copies):
-                twin.run(Arrival(frame=frame), hook)
+            frames = (*([observed.outer] if observed.outer else []), *observed.copies)
+            for frame, physical in zip(frames, observed.wires, strict=True):
+                twin.run(Arrival(frame=addressed(twin, first.name, frame), physical=physical), hook)
+
+
+def tagged(twin: Twin, arrival: Arrival) -> bool:
+    """Whether a tag is beside the frame, where a walk that is stopped cannot have it."""
+    return twin.host.entering(arrival)[1] is not None
+
+
+def addressed(twin: Twin, sender: str, frame: bytes) -> bytes:
+    """NSH over Ethernet with MACs as the receiving host's link has them: each host stands on one of its own."""
+    if frame[12:14] != NSH:
+        return frame
+    vtep = View(twin.state, twin.name).vtep_of(sender)
+    source = twin.host.next_hops().get(vtep or "", "02:00:00:00:ff:ff")
+    return bytes.fromhex((twin.host.stand.own_mac + source).replace(":", "")) + frame[12:]
 
 
 def shortened(scenario: Scenario, fails: Callable[[Scenario], str]) -> Scenario:

@@ -64,7 +64,8 @@ PAUSE_MS = (9_000, 11_000, 29_000, 31_000, 61_000, 121_000, 181_000, 301_000, 60
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """What happens at ``host``, from ``state`` on.
 
-    ``both``: at both hosts, and what one sends by tunnel arrives at the other. ``mss_clamp``: as agents have it.
+    ``both``: at both hosts, and what one sends by tunnel or wire arrives at the other. ``mss_clamp``, ``any_vtep``: as
+    agents have them.
     """
 
     state: State
@@ -72,6 +73,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     host: str = HOST
     both: bool = False
     mss_clamp: bool = False
+    any_vtep: bool = False
 
 
 def draw_scenario(choose: Chooser, *, steps: int = 12, changes: bool = True, both: bool = False) -> Scenario:
@@ -91,7 +93,8 @@ def draw_scenario(choose: Chooser, *, steps: int = 12, changes: bool = True, bot
             events += draw_overtaken(choose, traffic)
         else:
             events += traffic.arrivals()
-    return Scenario(state=state, events=tuple(events), both=both, mss_clamp=choose.chance(30))
+    clamp, any_vtep = choose.chance(30), choose.chance(10)
+    return Scenario(state=state, events=tuple(events), both=both, mss_clamp=clamp, any_vtep=any_vtep)
 
 
 def draw_overtaken(choose: Chooser, traffic: Traffic) -> list[Event]:

@@ -6,12 +6,16 @@ import ipaddress
 
 from headrace.datapath.decision import Arrival
 from headrace.model import AddressPair, Port, Segment, State
+from headrace.testing import outer, packet
 from headrace.testing.choice import Chooser
 from headrace.testing.packet import Somewhere
 from headrace.testing.strategy_state import HOST, PEER
 
 FOREIGN = ("192.0.2.99", "192.0.2.1", "2001:db8::99", "192.0.2.2")
 """Whence another may send what looks like a known flow: VTEPs of nobody, of the host itself, of either family."""
+
+MARKS = (0x03, 0x01, 0x02, 0xB8, 0xFF)
+"""DSCP and ECN of outer headers."""
 
 
 class Ends:
@@ -62,9 +66,18 @@ class Ends:
         if self.both and self.state.ports[port.id].host is None:
             return []
         if self.both or port.host == HOST:
-            return [Arrival(port=port.id, frame=frame, gso_size=gso_size)]
+            if port.parent is None:
+                return [Arrival(port=port.id, frame=frame, gso_size=gso_size)]
+            return [Arrival(port=port.parent, frame=packet.tagged(frame, port.vlan or 0), gso_size=gso_size)]
+        return self.came(self.segment(port), frame, gso_size)
+
+    def came(self, segment: Segment, frame: bytes, gso_size: int = 0) -> list[Arrival]:
+        """The frame's arrival from elsewhere, by tunnel or wire."""
+        if segment.physical_network is not None:
+            return [Arrival(physical=segment.physical_network, frame=outer.put_tags(frame, segment), gso_size=gso_size)]
         vtep = self.choose.pick(FOREIGN) if self.choose.chance(4) else self.vtep(PEER)
-        return [Arrival(vtep=vtep, segment=self.segment(port), frame=frame, gso_size=gso_size)]
+        tos = self.choose.pick(MARKS) if segment.wire != "nsh-ethernet" and self.choose.chance(15) else 0
+        return [Arrival(vtep=vtep, segment=segment, tos=tos, frame=frame, gso_size=gso_size)]
 
     def segment(self, port: Port) -> Segment:
         return self.state.networks[port.network].segment

@@ -28,13 +28,19 @@ class File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     host: str = HOST
     both: bool = False
     mss_clamp: bool = False
+    any_vtep: bool = False
 
 
 def encode(scenario: Scenario) -> bytes:
     """The scenario as JSON."""
     events = tuple(map(keep, scenario.events))
     file = File(
-        host=scenario.host, state=scenario.state, events=events, both=scenario.both, mss_clamp=scenario.mss_clamp
+        host=scenario.host,
+        state=scenario.state,
+        events=events,
+        both=scenario.both,
+        mss_clamp=scenario.mss_clamp,
+        any_vtep=scenario.any_vtep,
     )
     return msgspec.json.format(msgspec.json.encode(file), indent=1)
 
@@ -43,7 +49,8 @@ def decode(data: bytes) -> Scenario:
     """Read what ``encode`` wrote."""
     file = msgspec.json.decode(data, type=File)
     events = tuple(map(event_of, file.events))
-    return Scenario(host=file.host, state=file.state, events=events, both=file.both, mss_clamp=file.mss_clamp)
+    options = {"both": file.both, "mss_clamp": file.mss_clamp, "any_vtep": file.any_vtep}
+    return Scenario(host=file.host, state=file.state, events=events, **options)
 
 
 def keep(event: Event) -> Kept:

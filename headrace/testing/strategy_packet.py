@@ -8,11 +8,11 @@ import msgspec
 
 from headrace.datapath.decision import Arrival
 from headrace.model import Port, Segment, State
-from headrace.testing import packet
+from headrace.testing import outer, packet
 from headrace.testing.choice import Chooser, weighted
 from headrace.testing.packet import Somewhere
 from headrace.testing.strategy_end import Ends, has
-from headrace.testing.strategy_state import HOST, PEER, VIRTUAL_MACS
+from headrace.testing.strategy_state import HOST, PEER, SEGMENTS, VIRTUAL_MACS
 from headrace.testing.strategy_tcp import SIZES, Numbers, draw_options
 
 SERVICES = (80, 53, 1500, 22, 0, 65535, 2000, 81, 1024)
@@ -63,6 +63,7 @@ class Traffic(Ends):
                 (4, self.malformed),
                 (2, self.virtual),
                 (2, self.strange),
+                (2, self.outside),
                 (2, self.big),
             ],
         )
@@ -288,18 +289,32 @@ class Traffic(Ends):
     def strange(self) -> list[Arrival]:
         """From tunnels that nobody should use, and MACs that nobody has."""
         one, other = self.ends()
-        frame = packet.udp(self.end(one, 4), self.end(other, 4), 1000, 53)
-        kind = self.choose.pick(("vtep", "own vtep", "vni", "stranger"))
-        vtep, segment = self.vtep(PEER), self.segment(one)
-        if kind == "vtep":
-            vtep = "192.0.2.99"
-        elif kind == "own vtep":
-            vtep = self.vtep(HOST)
-        elif kind == "vni":
-            segment = Segment(id=self.choose.pick((1, 102, 0xFFFFFE)))
-        else:
-            frame = packet.udp(STRANGER, self.end(other, 4), 1000, 53)
-        return [Arrival(vtep=vtep, segment=segment, frame=frame)]
+        frame, segment = packet.udp(self.end(one, 4), self.end(other, 4), 1000, 53), self.segment(one)
+        kind = self.choose.pick(("vtep", "own vtep", "segment", "stranger"))
+        if kind == "stranger":
+            return self.came(segment, packet.udp(STRANGER, self.end(other, 4), 1000, 53))
+        if kind == "segment" or segment.is_physical:
+            others = (Segment(id=1), Segment(id=0xFFFFFE), *SEGMENTS)
+            return self.came(self.choose.pick(others), frame)
+        return [Arrival(vtep="192.0.2.99" if kind == "vtep" else self.vtep(HOST), segment=segment, frame=frame)]
+
+    def outside(self) -> list[Arrival]:
+        """A whole frame of the underlay, its outer headers cut short or with an octet changed."""
+        one, other = self.ends()
+        inner, segment = packet.udp(self.end(one, 4), self.end(other, 4), 1000, 53), self.segment(one)
+        own = next(iter(self.state.hosts[HOST].vteps), "192.0.2.1")
+        source = next((text for text in self.state.hosts[PEER].vteps if (":" in text) == (":" in own)), None)
+        if segment.is_physical or segment.wire == "nsh-ethernet" or source is None:
+            return self.came(segment, inner)
+        frame = outer.put_on(source, own, segment, inner, tos=self.choose.pick((0, 3)))
+        around = len(frame) - len(inner)
+        if self.choose.chance(30):
+            frame = frame[: self.choose.number(packet.ETHERNET, len(frame))]
+        elif self.choose.chance(80):
+            start = around - 20 if self.choose.chance(70) else 12
+            frame = packet.with_octet(frame, self.choose.number(start, around - 1), self.choose.number(0, 255))
+        physical = self.choose.pick((None, None, "physnet1"))
+        return [Arrival(frame=frame, physical=physical)]
 
     def big(self) -> list[Arrival]:
         """Around the MTU of the network and of the underlay, and super-packets."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -40,6 +41,33 @@ VTEPS = (
     (("192.0.2.1", "2001:db8::1"), ("192.0.2.2",)),
     (("192.0.2.11",), ("192.0.2.22",)),
 )
+EVERYWHERE = tuple(
+    Segment(**fields)
+    for number in (101, 102, 103)
+    for fields in (
+        {"id": number},
+        {"type": "geneve", "id": number},
+        {"type": "gre", "id": number},
+        {"type": "mpls", "id": number},
+        {"type": "mpls", "id": number, "transport": "gre"},
+        {"type": "nsh", "id": number},
+        {"type": "nsh", "id": number, "transport": "ethernet"},
+        {"type": "vlan", "id": number, "physical_network": "physnet1"},
+        {"type": "vlan", "id": number, "physical_network": "physnet2"},
+        {"type": "vlan", "id": number, "physical_network": "physnet1", "service_vlan": 102},
+    )
+)
+SEGMENTS = (
+    *EVERYWHERE,
+    Segment(type="flat", physical_network="physnet1"),
+    Segment(type="flat", physical_network="physnet2"),
+    Segment(id=0xFFFFFF),
+    Segment(type="gre", id=0xFFFFFFF),
+    Segment(type="mpls", id=16),
+)
+"""Segments of every wire, with the same ids."""
+TAGS = {"p3": 7, "p4": 4094, "p5": 101, "p6": 1, "q1": 8, "q2": 102, "q3": 4093}
+"""VIDs of sub-ports, each another: by its tag a test knows what a frame was sent to."""
 TOPOLOGY = 35
 """Percent of changes that move things."""
 
@@ -61,9 +89,9 @@ def draw_state(choose: Chooser) -> State:
     own, peer = choose.pick(VTEPS)
     objects: list[Object] = [Host(id=HOST, vteps=own), Host(id=PEER, vteps=peer)]
     objects += [
-        Network(id="n1", segment=Segment(id=101), mtu=choose.pick((1450, 1280, 9000))),
-        Network(id="n2", segment=Segment(id=choose.pick((102, 0xFFFFFF)))),
+        Network(id="n1", segment=draw_segment(choose, ()), mtu=choose.pick((1450, 1280, 9000))),
     ]
+    objects.append(Network(id="n2", segment=draw_segment(choose, objects)))
     objects += [draw_subnet(choose, name, cidr) for name, cidr in SUBNETS.items() if choose.chance(60)]
     for name in ADDRESS_GROUPS:
         cidrs = some(choose, [*REMOTES["IPv4"], *REMOTES["IPv6"]], 30)
@@ -74,7 +102,23 @@ def draw_state(choose: Chooser) -> State:
         objects.append(draw_port(choose, f"p{number}", "n1", number))
     for number in range(1, choose.number(0, 3) + 1):
         objects.append(draw_port(choose, f"q{number}", "n2", number))
-    return State.of(objects)
+    return State.of(map(draw_trunk, [choose] * len(objects), objects))
+
+
+def draw_segment(choose: Chooser, others: Iterable[Object]) -> Segment:
+    """A segment that no other network has; VXLAN's most often."""
+    taken = {one.segment.place for one in others if isinstance(one, Network)}
+    free = [segment for segment in SEGMENTS if segment.place not in taken]
+    plain = [segment for segment in free if segment.type == "vxlan"]
+    return choose.pick(plain if choose.chance(30) else free)
+
+
+def draw_trunk(choose: Chooser, item: Object) -> Object:
+    """What is a port is a sub-port of the first one now and then; most of these are where that is."""
+    if not isinstance(item, Port) or item.id in {"p1", "p2"} or not choose.chance(25):
+        return item
+    host = item.host if choose.chance(10) else HOST
+    return msgspec.structs.replace(item, parent="p1", vlan=TAGS[item.id], host=host)
 
 
 def draw_subnet(choose: Chooser, name: str, cidr: str) -> Subnet:
@@ -211,7 +255,7 @@ def draw_topology(choose: Chooser, state: State) -> list[Object]:
     """What becomes of objects when things move."""
     port = choose.pick(sorted(state.ports.values(), key=lambda port: port.id))
     network = state.networks[port.network]
-    kind = choose.pick(("host", "host", "mac", "vteps", "mtu", "vni", "router"))
+    kind = choose.pick(("host", "host", "mac", "vteps", "mtu", "segment", "router", "trunk"))
     if kind == "host":
         return [msgspec.structs.replace(port, host=choose.pick((PEER, HOST, None)))]
     if kind == "mac":
@@ -222,9 +266,13 @@ def draw_topology(choose: Chooser, state: State) -> list[Object]:
         return [Host(id=HOST, vteps=own), Host(id=PEER, vteps=peer)]
     if kind == "mtu":
         return [msgspec.structs.replace(network, mtu=choose.pick((1450, 1280, 9000)))]
-    if kind == "vni":
-        taken = {one.segment.id for one in state.networks.values()}
-        free = [vni for vni in (101, 102, 103, 104) if vni not in taken]
-        return [msgspec.structs.replace(network, segment=Segment(id=choose.pick(free)))]
+    if kind == "segment":
+        return [msgspec.structs.replace(network, segment=draw_segment(choose, state.networks.values()))]
+    if kind == "trunk":
+        sub_ports = [port for port in state.ports.values() if port.parent is not None]
+        if port.parent is None and sub_ports:
+            port = choose.pick(sorted(sub_ports, key=lambda port: port.id))
+        if port.parent is not None:
+            return [msgspec.structs.replace(port, vlan=choose.pick((TAGS[port.id], TAGS[port.id] ^ 0x200)))]
     owner = "" if port.device_owner else "network:router_interface"
     return [msgspec.structs.replace(port, device_owner=owner)]

@@ -21,14 +21,15 @@ from headrace.datapath.connection import CUT_TIMEOUT, Connection, Connections
 from headrace.datapath.decision import RULE_ESTABLISHED, Arrival, Decision, Key, Output
 from headrace.datapath.dry import Outcome
 from headrace.datapath.oracle import Surroundings, decide
+from headrace.datapath.oracle_forward import reachable
 from headrace.datapath.oracle_tcp import TcpSide
 from headrace.datapath.oracle_view import View
 from headrace.datapath.packet import TCP
 from headrace.model import Segment
 from headrace.model import State as Desired
-from headrace.testing.host import SHORTEST, PacketHost
+from headrace.testing.host import SHORTEST, TAGGED, PacketHost
 from headrace.testing.observation import Counts, Hook, Observed
-from headrace.testing.outer import take_off, take_tags
+from headrace.testing.outer import CUSTOMER, SERVICE, take_off, take_tags
 from headrace.testing.pause import Pauser
 
 LONGEST = 3500
@@ -88,6 +89,7 @@ class Twin:
             for (segment, mac), (kind, name) in self.memory.learnt.items()
             if (segment == segments.get(name) if kind == "port" else segment in segments.values())
             and (kind != "vtep" or name in vteps)
+            and not owned(view, segment, mac)
         }
 
     def narrow(self, mtu: int) -> None:
@@ -103,9 +105,11 @@ class Twin:
     def takes(self, arrival: Arrival) -> bool:
         """Whether a test run can have it.
 
-        Not what is longer than a page, came by an IP version that the host has no VTEP of, or is a super-packet that is
-        flooded or leaves by tunnel: only devices make one that other devices take.
+        Not what is longer than a page, ends inside its tag, came by an IP version that the host has no VTEP of, or is a
+        super-packet that is flooded or leaves by tunnel: only devices make one that other devices take.
         """
+        if arrival.vtep is None and arrival.frame[12:14] in {SERVICE, CUSTOMER} and len(arrival.frame) < TAGGED:
+            return False
         version = 6 if ":" in (arrival.vtep or "") else 4
         own = self.state.hosts[self.name].vteps if self.name in self.state.hosts else ()
         if arrival.vtep is not None and not any((6 if ":" in text else 4) == version for text in own):
@@ -299,6 +303,13 @@ class Twin:
             key: {what: value for what, value in found.items() if what not in self.leaves}
             for key, found in known.items()
         }
+
+
+def owned(view: View, segment: Segment, mac: str) -> bool:
+    """Whether a port of a segment that this host can place has a MAC."""
+    network = view.network_at(segment.place)
+    ports = view.ports_of(network) if network is not None else []
+    return any(port.mac == mac and reachable(view, port) for port in ports)
 
 
 def sent(port: str, frame: bytes, **fields: Any) -> Arrival:

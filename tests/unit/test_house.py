@@ -58,6 +58,7 @@ ONLY_PACKET_TEST = {
     "tcp": "track, where it is about TCP's numbers",
     "physical": "admit and forward, where a network is on a wire of the operator's",
     "trunk": "admit, where ports share a device",
+    "wires": "encap, every wire beside the others",
     "wire_hostile": "admit, where the outer headers of every wire are wrong",
     "wire_safety": "who may take whose MAC or address, on any wire",
 }

@@ -25,7 +25,10 @@ from headrace.stages import Device, Memo, View, compile_parts
 
 log = logging.getLogger(__name__)
 
-TUNNEL_SEGMENTATION = ("tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation")
+TUNNEL_SEGMENTATION = (
+    *("tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation"),
+    *("tx-gre-segmentation", "tx-gre-csum-segmentation"),
+)
 """What a veth says it does, and leaves to whoever is behind it: off, so that guests' super-packets are cut before.
 
 Where hosts have their uplinks on XDP, the other end takes whole frames alone: all that is off then.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -11,9 +13,10 @@ from headrace import abi
 from headrace.model import Segment
 from headrace.testing.bulk import Sent, bulk, frames_sent
 from headrace.testing.cloud import Cloud, CloudHost
+from headrace.testing.outer import take_off
 from headrace.testing.scene import Scene
 from headrace.testing.topology import Topology
-from headrace.testing.traffic import ping
+from headrace.testing.traffic import ETH_P_ALL, ping, tcp_pair, udp
 from headrace.testing.wait import wait_until
 
 SEGMENTS = {
@@ -22,6 +25,9 @@ SEGMENTS = {
     "nsh over ethernet": Segment(type="nsh", id=77, transport="ethernet"),
 }
 MTU = 1400
+GENEVE = (6081).to_bytes(2, "big")
+SO_NO_CHECK = 11
+"""Of asm-generic/socket.h: send datagrams without a checksum."""
 INNER_MTU = MTU - 50
 AGAIN = 20
 """One segment in so many may be sent again: a burst can exceed what a CPU keeps for later (netdev_max_backlog)."""
@@ -40,6 +46,24 @@ def scene(cloud: Cloud, request: pytest.FixtureRequest) -> Iterator[Scene]:
         if segment := SEGMENTS.get(getattr(request, "param", "")):
             made.network = replace(made.network, segment=segment)
         yield made
+
+
+@contextlib.contextmanager
+def listening(host: CloudHost, device: str) -> Iterator[socket.socket]:
+    """Hears what arrives at a device of a host."""
+    with host.namespace.enter():
+        opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    with opened:
+        opened.bind((device, ETH_P_ALL))
+        opened.setblocking(False)
+        yield opened
+
+
+def drain(heard: socket.socket) -> Iterator[bytes]:
+    """All that has arrived."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            yield heard.recv(1 << 16)
 
 
 def taken(host: CloudHost) -> int:
@@ -76,6 +100,32 @@ def test_bulk_is_cut_once_and_counts_exactly(scene: Scene, family: int) -> None:
     assert (here[0].packets, here[0].octets) == (sent.segments, sent.frames(family))
     assert sent.segments - sent.again <= there[0].packets <= sent.segments
     assert (there[1].packets, there[1].octets) == (here[1].packets, here[1].octets)
+
+
+@pytest.mark.parametrize("scene", ["geneve"], indirect=True)
+def test_every_outer_checksum_on_the_wire_is_right(scene: Scene) -> None:
+    """Also of what workloads leave to a device, of fragments, and of what is flooded."""
+    a, b = scene.pair()
+    host = scene.cloud.hosts["h2"]
+    broadcast = "10.0.0.255"
+    with listening(host, "uplink") as heard, udp(b, "0.0.0.0", 7) as taker:
+        wait_until(lambda: ping(a, b.address()), what="both hosts know each other's next hop")
+        a.namespace.run(f"ping -c 1 -W 3 -s 3000 {b.address()}")
+        a.namespace.run(f"ping -c 1 -W 3 -s 3000 {b.address(6)}")
+        with tcp_pair(a, b, b.address(6), 80) as (here, there):
+            here.sendall(b"x" * 101)
+            assert len(there.recv(200)) == 101
+        with udp(a, "0.0.0.0") as giver:
+            giver.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            giver.sendto(b"to whom it may concern", (broadcast, 7))
+            giver.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
+            giver.sendto(b"y" * 1001, (b.address(), 7))
+        assert taker.recv(100) == b"to whom it may concern"
+        assert taker.recv(2000) == b"y" * 1001
+        frames = [frame for frame in drain(heard) if frame[54 + 2 : 54 + 4] == GENEVE and frame[12:14] == b"\x86\xdd"]
+    assert len(frames) >= 12
+    for frame in frames:
+        take_off(frame)  # asserts that the checksum is right
 
 
 def test_bulk_through_a_workloads_own_tunnel(scene: Scene) -> None:

@@ -7,8 +7,10 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from msgspec.structs import replace
 
 from headrace import abi
+from headrace.model import Segment
 from headrace.testing import kernel
 from headrace.testing.bulk import AMOUNT, IP_AND_TCP, bulk, frames_sent, send
 from headrace.testing.cloud import Cloud
@@ -62,6 +64,30 @@ def test_bulk_stays_whole_and_counts_exactly(scene: Scene, hosts: tuple[str, str
         assert frames < original.packets / SPARING
     else:
         assert frames < 1000  # the controller's, none of the stream
+
+
+WIRES: dict[str, Segment] = {
+    segment.wire: segment
+    for segment in (
+        Segment(type="geneve", id=77),
+        Segment(type="gre", id=77),
+        Segment(type="mpls", id=77, transport="udp"),
+        Segment(type="nsh", id=77, transport="gpe"),
+    )
+}
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("cloud", [4], indirect=True)
+def test_every_wire_inside_udp_or_gre_keeps_them_whole(cloud: Cloud, wire: str) -> None:
+    with Scene(cloud, mtu=1430) as scene:
+        scene.network = replace(scene.network, segment=WIRES[wire])
+        a, b = scene.pair()
+        before = frames_sent(cloud.hosts["h1"])
+        sent = bulk(a, b, b.address())
+        assert frames_sent(cloud.hosts["h1"]) - before < sent.segments / SPARING
+        for host in ("h1", "h2"):
+            assert connection(scene, host, sent.port).counter[0].packets == sent.segments
 
 
 def test_a_super_packet_is_judged_by_its_segments(scene: Scene) -> None:

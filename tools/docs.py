@@ -16,6 +16,7 @@ import click
 ROOT = Path(__file__).parents[1]
 WIDTH = 100
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+BLOCK = re.compile(r"(?P<mark><!-- (?:sizes|file (?P<path>\S+)) -->)\n.*?<!-- end -->", re.DOTALL)
 FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 
 
@@ -53,7 +54,21 @@ def help_texts(command: click.Command, name: str, parent: click.Context | None) 
                     yield from help_texts(found, child, context)
 
 
-PAGES = {"docs/reasons.md": reasons, "docs/commands.md": commands}
+def adding_a_wire() -> str:
+    """The page on wires, with what stands between its marks as the files have it now."""
+    import wire_sizes
+
+    def block(found: re.Match[str]) -> str:
+        mark, path = found["mark"], found["path"]
+        if path is None:
+            return f"{mark}\n{wire_sizes.table()}<!-- end -->"
+        kind = "c" if path.endswith(".h") else "python"
+        return f"{mark}\n```{kind}\n{(ROOT / path).read_text()}```\n<!-- end -->"
+
+    return BLOCK.sub(block, (ROOT / "docs/adding-a-wire.md").read_text())
+
+
+PAGES = {"docs/reasons.md": reasons, "docs/commands.md": commands, "docs/adding-a-wire.md": adding_a_wire}
 
 
 def write_pages(*, check: bool) -> list[str]:

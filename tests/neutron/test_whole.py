@@ -52,7 +52,7 @@ class Server:
     """A namespace behind the tap of a trunk's parent, with a VLAN device for each sub-port."""
 
     def __init__(self, cloud: Cloud, admin: Any, nets: dict[int, Any], host: str, number: int) -> None:
-        self.admin, self.host, self.topology = admin, cloud.hosts[host].namespace, cloud.topology
+        self.admin, self.cloud, self.host = admin, cloud, cloud.hosts[host].namespace
         self.ports = {
             tag: admin.create_port(network_id=net.id, fixed_ips=[fixed(net, number)]) for tag, net in nets.items()
         }
@@ -75,7 +75,9 @@ class Server:
         port = {"port_id": self.ports[tag].id, "segmentation_type": "vlan", "segmentation_id": tag}
         self.admin.add_trunk_subports(self.trunk.id, [port])
         mac, addresses = self.ports[tag].mac_address, [f"{self.address(tag)}/24"]
-        vlan_device(self.topology, self.inside, "eth0", f"v{tag}", Vlan(tag), mac=mac, addresses=addresses, mtu=mtu)
+        vlan_device(
+            self.cloud.topology, self.inside, "eth0", f"v{tag}", Vlan(tag), mac=mac, addresses=addresses, mtu=mtu
+        )
 
     def address(self, tag: int) -> str:
         return str(self.ports[tag].fixed_ips[0]["ip_address"])
@@ -87,6 +89,14 @@ class Server:
 
     def is_active(self) -> bool:
         return bool(self.admin.get_trunk(self.trunk.id).status == "ACTIVE")
+
+    def becomes_active(self) -> None:
+        """Wait for it; where it does not, say how far it and its ports got."""
+        try:
+            wait_until(self.is_active, PATIENCE)
+        except TimeoutError:
+            told = [self.cloud.headrace("port", "show", port.id) for port in self.ports.values()]
+            pytest.fail("\n".join([str(self.admin.get_trunk(self.trunk.id)), *told]))
 
 
 def fixed(net: Any, number: int) -> dict[str, str]:
@@ -118,14 +128,14 @@ def test_servers_talk_on_networks_of_every_type_through_their_trunks(cloud: Wire
     for server in servers:
         assert not server.is_active()
         server.plug()
-        wait_until(server.is_active, PATIENCE, "a trunk without sub-ports to be active")
+        server.becomes_active()
     wait_until(lambda: one.reaches(two.address(0), 1500), PATIENCE, "an answer on the parents' network")
     for tag in sorted(KINDS)[1:]:
         mtu = nets[tag].mtu
         for server in servers:
             server.join(tag, mtu)
         for server in servers:
-            wait_until(server.is_active, PATIENCE, f"the trunk to be active with {KINDS[tag]}")
+            server.becomes_active()
         assert one.reaches(two.address(tag), mtu), f"{KINDS[tag]}: {cloud.hosts[HOSTS[0]].headrace('reason', 'list')}"
         assert two.reaches(one.address(tag), mtu)
     admin.delete_trunk_subports(one.trunk.id, [{"port_id": one.ports[14].id}])

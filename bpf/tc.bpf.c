@@ -624,7 +624,7 @@ HR_STAGE(hr_stage_sample)
 	if (!walk)
 		return hr_drop_sampled();
 	hr_sample(skb, &walk->dropped);
-	return hr_end(skb, walk->dropped.shared ? &walk->tags : NULL);
+	return hr_end(skb, walk->dropped.shared);
 }
 
 /* On a port's egress: only the datapath may send to a workload. */

@@ -182,10 +182,12 @@ static __always_inline int hr_drop_sampled(void)
 	return TC_ACT_SHOT; /* the only one */
 }
 
-/* The end of a frame that is the kernel's too, where `shared` is not NULL: it gets its tags back. */
-static __always_inline int hr_end(struct __sk_buff *skb, const struct hr_tags *shared)
+/* The end of a frame that is the kernel's too, where it is `shared`: it gets its tags back. */
+static __always_inline int hr_end(struct __sk_buff *skb, bool shared)
 {
-	return shared && !hr_tags_restore(skb, shared) ? TC_ACT_UNSPEC : hr_drop_sampled();
+	struct hr_walk *walk = shared ? hr_walk_get() : NULL;
+
+	return walk && !hr_tags_restore(skb, &walk->tags) ? TC_ACT_UNSPEC : hr_drop_sampled();
 }
 
 static __always_inline int hr_drop_counted(__u32 port, __u32 reason)
@@ -194,9 +196,9 @@ static __always_inline int hr_drop_counted(__u32 port, __u32 reason)
 	return hr_drop_sampled();
 }
 
-static __always_inline const struct hr_tags *hr_shared(const struct hr_walk *walk)
+static __always_inline bool hr_shared(const struct hr_walk *walk)
 {
-	return walk->flags & HR_WALK_SHARED ? &walk->tags : NULL;
+	return walk->flags & HR_WALK_SHARED;
 }
 
 /* Shows a drop to those who watch; returns only if nobody does. A stage of its own: it takes nothing from others' stack. */
@@ -242,7 +244,7 @@ static __always_inline struct hr_dropped hr_dropped_of(const struct hr_walk *wal
 		.where = walk->packet.key.where,
 		.outer = walk->outer,
 		.to = walk->to_port,
-		.shared = !!hr_shared(walk),
+		.shared = hr_shared(walk),
 	};
 }
 
@@ -262,7 +264,7 @@ static __always_inline __u32 hr_payer(const struct hr_walk *walk)
 
 static __always_inline int hr_drop(struct __sk_buff *skb, struct hr_walk *walk, __u32 reason)
 {
-	const struct hr_tags *shared = hr_shared(walk);
+	bool shared = hr_shared(walk);
 
 	hr_count_reason(walk->from_port, reason);
 	hr_budget_charge(hr_payer(walk), 1);

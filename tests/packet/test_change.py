@@ -19,7 +19,7 @@ from headrace.datapath.connection import Connections
 from headrace.datapath.decision import Arrival
 from headrace.datapath.oracle import decide
 from headrace.errors import DatapathError
-from headrace.model import AddressGroup, State
+from headrace.model import AddressGroup, Segment, State
 from headrace.stages.compile import ORDER
 from headrace.testing import packet
 from headrace.testing.choice import Chooser, Seeded, some
@@ -67,6 +67,17 @@ def policy_change(choose: Chooser, state: State) -> State:
             cidrs = some(choose, [*REMOTES["IPv4"], *REMOTES["IPv6"]], 40)
             state = State.of((*state.all(), AddressGroup(id=choose.pick(ADDRESS_GROUPS), addresses=cidrs)))
     return state
+
+
+def plain(state: State) -> State:
+    """The same on VXLAN alone and without trunks: what changes here is policy."""
+    networks = sorted(state.networks)
+    ports = [msgspec.structs.replace(port, parent=None, vlan=None) for port in state.ports.values()]
+    moved = [
+        msgspec.structs.replace(state.networks[name], segment=Segment(id=100 + number))
+        for number, name in enumerate(networks)
+    ]
+    return State.of((*state.all(), *moved, *ports))
 
 
 def arrivals(state: State) -> list[Arrival]:
@@ -159,7 +170,7 @@ def test_no_packet_meets_half_a_change(host: PacketHost, monkeypatch: pytest.Mon
     seen: Counter[str] = Counter()
     for seed in SEEDS:
         choose = Seeded(seed)
-        before = draw_state(choose)
+        before = plain(draw_state(choose))
         after = policy_change(choose, before)
         host.start(before, HOST)
         prober = Prober(host, before, after)

@@ -131,7 +131,8 @@ def forget(host: PacketHost) -> None:
     tables = host.datapath.maps
     tables["hr_flows"].delete_many(list(tables["hr_flows"].keys()))
     tables["hr_conns"].update(bytes(4), bytes(tables["hr_conns"].value_size))
-    tables["hr_cursors"].update(abi.U32(value=abi.Cursor.FRESH).pack(), bytes(8))
+    for cursor in (abi.Cursor.FRESH, abi.Cursor.USED):
+        tables["hr_cursors"].update(abi.U32(value=cursor).pack(), bytes(8))
     for name in HERE:
         if name in host.ports:
             counts = tables["hr_conn_counts"]

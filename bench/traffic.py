@@ -132,21 +132,24 @@ def make_packet(sender: Workload, receiver: Workload, family: Literal[4, 6]) -> 
     """A 64-octet Ethernet frame with both UDP ports 0, and where its UDP header begins."""
     ethernet = bytes.fromhex(receiver.mac.replace(":", "") + sender.mac.replace(":", ""))
     if family == 4:
-        # RFC 791, 768. No UDP checksum, as RFC 768 allows over IPv4.
+        # RFC 791, 768. With a UDP checksum, as kernels send.
+        length = FRAME - 34
         addresses = ipaddress.IPv4Address(sender.ipv4).packed + ipaddress.IPv4Address(receiver.ipv4).packed
         head = struct.pack("!BBHHHBBH", 0x45, 0, FRAME - 14, 0, 0x4000, 64, 17, 0) + addresses
         head = head[:10] + struct.pack("!H", checksum(head)) + head[12:]
-        udp = struct.pack("!HHHH", 0, 0, FRAME - 34, 0)
-        frame = ethernet + b"\x08\x00" + head + udp
-        return frame.ljust(FRAME, b"\0"), 34
+        return ethernet + b"\x08\x00" + head + datagram(addresses + struct.pack("!xBH", 17, length), length), 34
     # RFC 8200: UDP over IPv6 needs its checksum, over the pseudo-header too.
     addresses = ipaddress.IPv6Address(sender.ipv6).packed + ipaddress.IPv6Address(receiver.ipv6).packed
     length = FRAME - 54
     head = struct.pack("!IHBB", 6 << 28, length, 17, 64) + addresses
+    return ethernet + b"\x86\xdd" + head + datagram(addresses + struct.pack("!IxxxB", length, 17), length), 54
+
+
+def datagram(pseudo_header: bytes, length: int) -> bytes:
+    """UDP between two ports 0, payload zeros."""
     udp = struct.pack("!HHHH", 0, 0, length, 0).ljust(length, b"\0")
-    value = checksum(addresses + struct.pack("!IxxxB", length, 17) + udp)
-    udp = udp[:6] + struct.pack("!H", value or 0xFFFF) + udp[8:]
-    return ethernet + b"\x86\xdd" + head + udp, 54
+    value = checksum(pseudo_header + udp)
+    return udp[:6] + struct.pack("!H", value or 0xFFFF) + udp[8:]
 
 
 def checksum(octets: bytes) -> int:

@@ -76,7 +76,7 @@ def _table(dimension: Dimension, rows: list[Row]) -> Table:
     rivals = [name for name in dimension.against() if any(name in row.ratios for row in rows)]
     for column in columns:
         table.add_column(column, justify="right")
-    table.add_column("contender")
+    table.add_column("contender", no_wrap=True)
     for column in ("median", "min", "max"):
         table.add_column(column, justify="right")
     for rival in rivals:

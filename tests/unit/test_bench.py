@@ -132,7 +132,7 @@ def test_packet_is_64_octets_and_right(family: int) -> None:
     assert octets[l4_offset:][:4] == bytes(4)  # both ports are the load's to choose
     network = frame[IP] if family == 4 else frame[IPv6]
     assert (network.src, network.dst) == ((sender.ipv4, receiver.ipv4) if family == 4 else (sender.ipv6, receiver.ipv6))
-    for layer in ([IP, UDP] if family == 4 else [UDP]):
+    for layer in [IP, UDP] if family == 4 else [UDP]:
         again = network.copy()
         del again[layer].chksum
         assert type(network)(bytes(again))[layer].chksum == network[layer].chksum != 0

@@ -127,7 +127,9 @@ class TestSecondSegment(Alone, test_plugin.Ml2PluginV2TestCase):
         agent = {"agent_type": AGENT_TYPE, "binary": "headrace-agent", "host": "h1", "topic": "N/A"}
         able = {"network_types": ["vlan"], "physical_networks": ["physnet1"]}
         plugin.create_or_update_agent(admin, agent | {"configurations": able, "resource_versions": {}}, None)
-        provider = {"provider:network_type": "vlan", "provider:physical_network": "physnet1"}
+        provider = {
+            "provider:network_type": "vlan", "provider:physical_network": "physnet1", "provider:segmentation_id": 76,
+        }  # fmt: skip
         named = {"arg_list": tuple(provider)} | provider
         net = self.deserialize(self.fmt, self._create_network(self.fmt, "n", True, as_admin=True, **named))["network"]
         port = self.deserialize(self.fmt, self._create_port(self.fmt, net["id"]))["port"]

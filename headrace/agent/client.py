@@ -103,7 +103,7 @@ def clients_of(view: View, lease: int) -> tuple[dict[int, Client], list[str]]:
         client, wrong = view.memo.of(("client", port.id), make, *given)
         faults += wrong
         if client:
-            clients[view.index.port(port.id)] = client
+            clients[view.index.port(port.attachment)] = client
     return clients, faults
 
 

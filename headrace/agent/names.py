@@ -22,6 +22,11 @@ class PortName(msgspec.Struct, frozen=True, kw_only=True):
     network: str
     vlan: int | None = None
 
+    @property
+    def attachment(self) -> str:
+        """Whom the index is of (Port.attachment)."""
+        return f"{self.id} on {self.network}"
+
 
 class RuleName(msgspec.Struct, frozen=True, kw_only=True):
     """A rule behind its number."""
@@ -76,7 +81,7 @@ def names_of(view: View, bpf: str) -> Names:
         host=view.host,
         bpf=bpf,
         ports={
-            str(view.index.port(port.id)): PortName(
+            str(view.index.port(port.attachment)): PortName(
                 id=port.id,
                 name=port.name,
                 device=carriers.get(port.parent or port.id, port.device_name),

@@ -72,14 +72,15 @@ class Live:
         self._reader = reader
         self._names = names
         self._state = state
-        self._ports = {int(index): port.id for index, port in names.ports.items()}
+        self._ports = {int(index): port for index, port in names.ports.items()}
         self._physicals = {int(index): name for index, name in names.physicals.items()}
         self._rules = {rule_id(rule.id): rule.id for group in state.security_groups.values() for rule in group.rules}
         self._dry: Dry | None = None
 
     def memory(self) -> Connections:
         """What the host remembers, for the oracle."""
-        return Recalled(self._reader, self._ports, self._physicals)
+        attachments = {index: port.attachment for index, port in self._ports.items()}
+        return Recalled(self._reader, attachments, self._physicals)
 
     def surroundings(self) -> Surroundings:
         """What the host has that desired state does not tell."""
@@ -107,7 +108,7 @@ class Live:
         if self._dry is None:
             self._dry = Dry(self._reader)
         if arrival.port is not None:
-            index = next((index for index, port in self._ports.items() if port == arrival.port), None)
+            index = next((index for index, port in self._ports.items() if port.id == arrival.port), None)
             ifindex = None if index is None else self._reader.port(index).ifindex
             frame, run = arrival.frame, self._dry.from_port
         else:
@@ -128,7 +129,7 @@ class Live:
         assert self._dry is not None
         rule = self._kept_rule(outcome) if outcome.replayed else outcome.rule
         rule_from, rule_to = self._rule(rule.from_side), self._rule(rule.to_side)
-        to = next((port for index, port in self._ports.items() if self._leaves_by(index, outcome)), None)
+        to = next((port.id for index, port in self._ports.items() if self._leaves_by(index, outcome)), None)
         answer = Answer(
             reason=outcome.reason,
             replayed=outcome.replayed,

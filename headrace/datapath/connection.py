@@ -154,8 +154,8 @@ class FirstFragment(msgspec.Struct, frozen=True, kw_only=True):
 class Connections:
     """All that a host remembers of packets; as a mapping, connections by flow key.
 
-    ``learnt``: (segment, MAC) -> ``("port", id)``, ``("vtep", address)`` or, of a physical network, ``("wire", "")``,
-    which is forgotten when it was not ``shown`` there for a while.
+    ``learnt``: (segment, MAC) -> ``("port", attachment)``, ``("vtep", address)`` or, of a physical network,
+    ``("wire", "")``, which is forgotten when it was not ``shown`` there for a while.
     """
 
     def __init__(self) -> None:

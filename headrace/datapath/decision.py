@@ -36,7 +36,7 @@ class Dropped(Exception):
 
 
 class Place(NamedTuple):
-    """Where packets enter a host: ``("port", id)`` or ``("segment", segment)``."""
+    """Where packets enter a host: ``("port", attachment)`` or ``("segment", segment)``."""
 
     kind: Literal["port", "segment"]
     id: str | Segment

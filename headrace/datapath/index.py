@@ -26,9 +26,9 @@ class KernelIndex:
         self._wanted: Mapping[str, Collection[str]] = {}
         self._free = {kind: self._unused(kind) for kind in RANGES}
 
-    def port(self, port: str) -> int:
-        """Index of a local port."""
-        return self._get("port", port)
+    def port(self, attachment: str) -> int:
+        """Index of a local port, by its attachment to a network."""
+        return self._get("port", attachment)
 
     def endpoint(self, name: str) -> int:
         """Index of a remote port or VTEP."""

@@ -57,7 +57,9 @@ def admit_from_port(view: View, found: Approach, port: Port) -> Entry:
     if not view.is_up(port):
         raise Dropped(Reason.PORT_DOWN, f"{port.label()} is administratively down, or without a device")
     packet = parse(found.frame, found.vlan)
-    return Entry(packet=packet, place=Place("port", port.id), network=view.state.networks[port.network], port=port)
+    return Entry(
+        packet=packet, place=Place("port", port.attachment), network=view.state.networks[port.network], port=port
+    )
 
 
 def admit_from_wire(view: View, found: Approach, network: Network) -> Entry:

@@ -53,7 +53,7 @@ def reachable(view: View, port: Port) -> bool:
 
 def at_port(view: View, entry: Entry, port: Port, text: str) -> Receiver | None:
     if port.host == view.host:
-        return Receiver(place=Place("port", port.id), port=port, text=text)
+        return Receiver(place=Place("port", port.attachment), port=port, text=text)
     assert port.host is not None
     if entry.network.segment.is_physical:
         return on_wire(entry, f"{text} on the wire")
@@ -78,7 +78,7 @@ def learn(view: View, connections: Connections, entry: Entry, now: int) -> None:
         return
     most = MOST_BEHIND_VTEPS
     if entry.port is not None:
-        where, most = ("port", entry.port.id), MOST_BEHIND_A_PORT
+        where, most = ("port", entry.port.attachment), MOST_BEHIND_A_PORT
     elif entry.by_wire:
         where = ("wire", "")
     elif entry.host is not None:
@@ -119,7 +119,7 @@ def flood(view: View, entry: Entry) -> list[Receiver]:
         if port.host != view.host:
             hosts.add(port.host or "")
         elif entry.port is None or port.id != entry.port.id:
-            receivers.append(Receiver(place=Place("port", port.id), port=port))
+            receivers.append(Receiver(place=Place("port", port.attachment), port=port))
     if entry.port is None:
         return receivers
     if entry.network.segment.is_physical:

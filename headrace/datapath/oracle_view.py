@@ -57,6 +57,11 @@ class View:
         found = sorted(self.state.ports_on(self.host).items())
         return {name: port for name, port in found if self.reaches(self.state.networks.get(port.network))}
 
+    @cached_property
+    def attached(self) -> dict[str, Port]:
+        """The same by attachment."""
+        return {port.attachment: port for port in self.here.values()}
+
     def reaches(self, network: Network | None) -> bool:
         """Whether a network exists, and has a device here if it is a physical network's."""
         if network is None:
@@ -73,7 +78,7 @@ class View:
     def learnt_here(self, learnt: tuple[str, str], network: Network) -> Port | None:
         """The local port of a network behind which a MAC was learnt; None: it was learnt elsewhere."""
         kind, name = learnt
-        port = self.port_here(name) if kind == "port" else None
+        port = self.attached.get(name) if kind == "port" else None
         return port if port is not None and port.network == network.id else None
 
     @cached_property

@@ -22,8 +22,8 @@ Fragmented = tuple[Place, str, str, int, int]
 class Recalled(Connections):
     """A host's connections, first fragments and learnt MACs, fetched one by one; what the oracle adds stays here.
 
-    ``ports``, ``physicals``: index -> id of the local ports, and of physical networks. Times are milliseconds of
-    CLOCK_MONOTONIC.
+    ``ports``: index -> attachment of the local ports; ``physicals``: number -> physical network. Times are milliseconds
+    of CLOCK_MONOTONIC.
     """
 
     def __init__(self, reader: Reader, ports: Mapping[int, str], physicals: Mapping[int, str]) -> None:

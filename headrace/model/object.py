@@ -164,6 +164,11 @@ class Port(Object, frozen=True, kw_only=True):
         return self.device or f"tap{self.id[:11]}"
 
     @property
+    def attachment(self) -> str:
+        """Who it is to the datapath: a port that is moved to another network is another one there."""
+        return f"{self.id} on {self.network}"
+
+    @property
     def is_router(self) -> bool:
         """Whether this is a router's own port, which may advertise itself (RA) and forward for others."""
         return self.device_owner.startswith(DEVICE_OWNER_ROUTER)

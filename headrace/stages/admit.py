@@ -55,7 +55,7 @@ def local(view: View, port: Port, around: Surroundings) -> Local:
     known = view.state.security_groups
     return Local(
         port=port,
-        number=view.index.port(port.id),
+        number=view.index.port(port.attachment),
         network=view.networks[port.network],
         segment=view.segments[port.network],
         device=view.device_of(port),

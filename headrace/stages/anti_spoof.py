@@ -19,7 +19,7 @@ NOT_ALLOWED = 0
 
 def compile_parts(view: View) -> Parts:
     """hr_sources."""
-    ports = {port.id: (port, view.index.port(port.id)) for port in view.local_ports if port.port_security}
+    ports = {port.id: (port, view.index.port(port.attachment)) for port in view.local_ports if port.port_security}
     return {"hr_sources": {"": view.memo.spread("hr_sources", ports, compile_port)}}
 
 

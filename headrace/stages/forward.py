@@ -34,7 +34,7 @@ def compile_parts(view: View) -> Parts:
             index, wire = view.index.endpoint(f"wire {segment:x}"), view.index.vtep(f"wire {physical}")
             places[port.network][port.id] = port, segment, index, wire
     for port in view.local_ports:
-        places[port.network][port.id] = port, segments[port.network], view.index.port(port.id), 0
+        places[port.network][port.id] = port, segments[port.network], view.index.port(port.attachment), 0
     memo = view.memo
     return {
         "hr_fdbs": {name: memo.spread(("hr_fdbs", name), found, compile_port) for name, found in places.items()},

@@ -33,8 +33,8 @@ Prefix = ipaddress.IPv4Network | ipaddress.IPv6Network
 class Index(Protocol):
     """Gives every name one index that stays its own as long as anything names it (hr_names)."""
 
-    def port(self, port: str) -> int:
-        """Index of a local port: 1 ... abi.PORTS - 1."""
+    def port(self, attachment: str) -> int:
+        """Index of a local port, by its attachment to a network: 1 ... abi.PORTS - 1."""
 
     def endpoint(self, name: str) -> int:
         """Index of a remote port or VTEP: abi.PORTS ... abi.ENDPOINTS - 1."""
@@ -207,7 +207,7 @@ class View:
         vteps = sorted({str(vtep) for _, vtep in self.remote_ports})
         wires = [f"wire {self.segments[name]:x}" for name, one in self.networks.items() if one.segment.is_physical]
         return {
-            "port": [port.id for port in self.local_ports],
+            "port": [port.attachment for port in self.local_ports],
             "endpoint": [
                 *(f"port {port.id}" for port, _ in self.remote_ports),
                 *(f"vtep {one}" for one in vteps),

@@ -125,7 +125,7 @@ class PacketHost:
             self.datapath = guard.enter_context(
                 Datapath(self.stand.bpffs() / "headrace", Sizes(connections=CONNECTIONS), observe=True)
             )
-            self.memory = Memory(self.datapath, self.ports)
+            self.memory = Memory(self.datapath)
             self._dry = guard.enter_context(Dry(self.datapath))
             prelude = compile_bpf(PRELUDE, self.stand.directory, "prelude")
             self._prelude = guard.enter_context(Object.open(prelude).load())
@@ -192,8 +192,8 @@ class PacketHost:
         }
         view = View(state, self.host, self.datapath.index, devices, own, **around)
         self.ports.clear()
-        self.ports.update({port.id: self.datapath.index.port(port.id) for port in view.local_ports})
-        self.memory.names.update({index: port for port, index in self.ports.items()})
+        self.ports.update({port.id: self.datapath.index.port(port.attachment) for port in view.local_ports})
+        self.memory.names.update({self.ports[port.id]: port.attachment for port in view.local_ports})
         self.memory.physicals.update({self.datapath.index.physical(name): name for name in view.names["physical"]})
         self._rules = {rule_id(rule.id): rule.id for group in state.security_groups.values() for rule in group.rules}
         parts = compile_parts(view)

@@ -14,9 +14,9 @@ class Counting:
         self.vteps: dict[str, int] = {}
         self.physicals: dict[str, int] = {}
 
-    def port(self, port: str) -> int:
-        """Index of a local port."""
-        return self.ports.setdefault(port, len(self.ports) + 1)
+    def port(self, attachment: str) -> int:
+        """Index of a local port, by its attachment to a network."""
+        return self.ports.setdefault(attachment, len(self.ports) + 1)
 
     def endpoint(self, name: str) -> int:
         """Index of a remote port or VTEP."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -27,14 +26,13 @@ TICK = 20 * NS_PER_MS
 
 
 class Memory:
-    """The tables that packets write. ``ports``: port id -> its index; ``names``: also those of ports that are gone.
+    """The tables that packets write. ``names``: index -> attachment of ports, also of those that are gone.
 
     ``physicals``: the same of physical networks.
     """
 
-    def __init__(self, datapath: Datapath, ports: Mapping[str, int]) -> None:
+    def __init__(self, datapath: Datapath) -> None:
         self._datapath = datapath
-        self._ports = ports
         self.names: dict[int, str] = {}
         self.physicals: dict[int, str] = {}
         self._aged: dict[int, tuple[list[int], int]] = {}
@@ -125,7 +123,7 @@ class Memory:
             daddr=address_octets(key.destination),
             sport=key.sport,
             dport=key.dport,
-            where=self.number(place) if isinstance(place, Segment) else self._ports[place],
+            where=self.number(place) if isinstance(place, Segment) else self.index(place),
             proto=key.protocol,
         ).pack()
         value = self._datapath.maps["hr_flows"].lookup(packed)
@@ -146,6 +144,10 @@ class Memory:
             return Place("segment", Segment.on(wire, number, physical, service))
         except ValueError:  # what no network can have still comes by a wire
             return Place("port", f"no segment: {where:#x}")
+
+    def index(self, attachment: str) -> int:
+        """The index of a local port."""
+        return next(index for index, name in self.names.items() if name == attachment)
 
     def number(self, segment: Segment) -> int:
         """How the datapath names a segment."""

@@ -82,7 +82,7 @@ class Twin:
         self.host.apply(state)
         self.surroundings = replace(self.surroundings, next_hops=self.host.next_hops())
         view = View(state, self.name, self.surroundings)
-        segments = {name: state.networks[port.network].segment.plain for name, port in view.here.items()}
+        segments = {port.attachment: state.networks[port.network].segment.plain for port in view.here.values()}
         vteps = set(map(view.vtep_of, state.hosts.keys() - {self.name}))
         self.memory.learnt = {
             (segment, mac): (kind, name)

@@ -153,7 +153,7 @@ def test_churn(twin: MakeTwin, shorten: list[Program], seed: int) -> None:
     new = packet.udp(A, B, 0, 53)
     refreshed: dict[int, tuple[int, float]] = {}
     source, target = (ipaddress.ip_address(one.addresses[0]) for one in (C, D))
-    keys = [Key(source, target, IPPROTO_UDP, 7000 + number, 53, Place("port", "c")) for number in range(KEPT)]
+    keys = [Key(source, target, IPPROTO_UDP, 7000 + number, 53, Place("port", "c on blue")) for number in range(KEPT)]
     asking = [packet.udp(C, D, 7000 + number, 53) for number in range(KEPT)]
     answers = [packet.udp(D, C, 53, 7000 + number) for number in range(KEPT)]
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from msgspec.structs import replace
 from scapy.layers.inet import IPOption_NOP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, in6_chksum
 
 from headrace import abi
 from headrace.abi import Reason
-from headrace.model import Host, Segment
+from headrace.model import Host, Segment, State
 from headrace.testing import packet
 from headrace.testing.observation import TC_ACT_REDIRECT, TC_ACT_SHOT
 from headrace.testing.outer import take_off
@@ -153,6 +154,22 @@ def test_what_no_port_sent_goes_nowhere(twin: MakeTwin) -> None:
             with asked.host.stand.inside():
                 assert asked.host.come_out(frame, wrong).verdict == TC_ACT_SHOT
             assert asked.host.counts().reasons["", reason] == before + 1
+
+
+def test_what_is_in_it_while_its_port_moves_to_another_network_goes_nowhere(twin: MakeTwin) -> None:
+    asked = twin(*state(SEGMENTS["geneve"]), hosts=SIX, seam=True)
+    before, frame = mark(asked), FRAMES["tcp"][1]
+    moved = replace(A, network="red")
+    asked.apply(State.of((*asked.state.all(), network("red", segment=Segment(type="geneve", id=200)), moved)))
+    asked.host.forget_counts()
+    dropped = asked.host.counts().reasons["", Reason.NO_PORT]
+    with asked.host.stand.inside():
+        late, new = asked.host.come_out(frame, before), asked.host.come_out(frame, mark(asked))
+    assert (late.verdict, new.verdict) == (TC_ACT_SHOT, TC_ACT_REDIRECT)
+    assert asked.host.counts().reasons["", Reason.NO_PORT] == dropped + 1
+    assert take_off(new.outer).segment.number == 200
+    asked.apply(State.of((*asked.state.all(), A)))
+    assert mark(asked) == before
 
 
 def test_what_has_no_way_any_more_is_dropped_on_its_port(twin: MakeTwin) -> None:

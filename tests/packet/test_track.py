@@ -201,7 +201,9 @@ def test_how_long_tcp_connections_stay_silent(twin: MakeTwin, state: State) -> N
         tcp(asked, B, A, "A")
         (conn,) = asked.host.memory.connections().values()
         sender = asked.host.memory.place(conn.key[0].where)
-        assert sender == Place("port", "a" if lives else "b"), "who answers a dead connection begins his own"
+        assert sender == Place("port", "a on blue" if lives else "b on blue"), (
+            "who answers a dead connection begins his own"
+        )
 
 
 @pytest.mark.parametrize(
@@ -603,9 +605,22 @@ def test_a_new_connection_ends_those_that_hold_its_keys(twin: MakeTwin) -> None:
     other = Somewhere("02:00:00:00:00:09", ("10.0.0.50",))
     assert asked.run(sent("y", packet.udp(other, B, 1000, 53))).connection == State.NEW
     (conn,) = asked.host.memory.connections().values()
-    assert asked.host.memory.place(conn.key[0].where) == Place("port", "y")
+    assert asked.host.memory.place(conn.key[0].where) == Place("port", "y on blue")
     answer = asked.run(sent("b", packet.udp(B, other, 53, 1000)))
     assert answer.outputs[0].port == "y"
+
+
+def test_a_port_on_another_network_begins_anew(twin: MakeTwin) -> None:
+    """Its connections stay with the network: whoever has the same address on the other one is a stranger."""
+    asked = twin(*STATE, network("red", 200), group("out", *OUT))
+    asked.run(sent("a", packet.udp(A, B, 1000, 53)))
+    answer = packet.udp(B, A, 53, 1000)
+    assert asked.run(sent("b", answer)).connection == State.ASSURED
+    here = [replace(one, network="red", security_groups=("out",)) for one in (A, B)]
+    asked.apply(Desired.of((*asked.state.all(), *here)))
+    assert asked.run(sent("b", answer)).reason == Reason.ACL_TO_PORT
+    asked.apply(Desired.of((*asked.state.all(), A, B)))
+    assert asked.run(sent("b", answer)).connection == State.ASSURED
 
 
 def test_a_receiver_that_moved_is_answered_where_it_is(twin: MakeTwin) -> None:

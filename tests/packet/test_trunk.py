@@ -56,7 +56,7 @@ def test_tags_tell_the_port(twin: MakeTwin, how: str) -> None:
         assert [(output.port, output.frame) for output in observed.outputs] == [("r", frame)]
         assert observed.replayed
         assert observed.key is not None
-        assert observed.key.where.id == "tr"
+        assert observed.key.where.id == "tr on red"
         frame = packet.udp(TRUNK, B, 1, 2, family=family)
         assert asked.thrice(sent("trunk", frame)).outputs[0].port == "b"
         assert asked.thrice(come(packet.udp(ON_WIRE, W, 1, 2, family=family), 4094)).outputs[0].port == "w"

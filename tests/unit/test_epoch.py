@@ -53,7 +53,7 @@ ONE_MORE = (*MEMBERS, Rule(id="r2", direction="ingress", protocol=6, port_min=80
 
 
 def local(name: str) -> int:
-    return INDEX.port(name)
+    return INDEX.port(f"{name} on n")
 
 
 def remote(name: str) -> int:

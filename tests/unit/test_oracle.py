@@ -105,7 +105,7 @@ def test_learning(world: World) -> None:
     assert send(world, to_virtual).outputs[0].vtep == "192.0.2.2"
     assert world.send("b", gratuitous).receivers == ["a", "far"]
     assert send(world, to_virtual).outputs[0].port == "b"
-    assert world.memory["h1"].learnt == {(Segment(id=100), VRRP): ("port", "b")}
+    assert world.memory["h1"].learnt == {(Segment(id=100), VRRP): ("port", "b on blue")}
     world.put(port("b", "blue", 2, "any", host="h2"))
     assert send(world, to_virtual).reason == Reason.UNKNOWN_MAC, "the port left"
 
@@ -129,7 +129,7 @@ def test_nothing_is_learnt_from_what_the_from_side_drops(world: World) -> None:
     assert world.memory["h1"].learnt == {}
     world.put(port("b", "blue", 2, "any", address_pairs=(AddressPair(address="10.0.0.100", mac=VRRP),)))
     assert send(world, packet.udp(VIRTUAL, A, 1, 2), "b").reason == Reason.ACL_TO_PORT
-    assert world.memory["h1"].learnt == {(Segment(id=100), VRRP): ("port", "b")}
+    assert world.memory["h1"].learnt == {(Segment(id=100), VRRP): ("port", "b on blue")}
 
 
 def test_a_frame_to_its_own_learnt_mac(world: World) -> None:

@@ -110,10 +110,14 @@ def test_keys(world: World) -> None:
     connection = only(world)
     assert connection.original == (
         *(connection.original.source, connection.original.destination, 6, 1000, 80),
-        Place("port", "a"),
+        Place("port", "a on blue"),
     )
     assert connection.reply is not None
-    assert (connection.reply.sport, connection.reply.dport, connection.reply.where) == (80, 1000, Place("port", "b"))
+    assert (connection.reply.sport, connection.reply.dport, connection.reply.where) == (
+        80,
+        1000,
+        Place("port", "b on blue"),
+    )
     assert (connection.tracks_from, connection.tracks_to) == (True, True)
 
 
@@ -123,8 +127,8 @@ def test_keys_over_the_wire(world: World) -> None:
     near, there = only(world, "h1"), only(world, "h2")
     assert near.reply is not None
     assert there.reply is not None
-    assert (near.original.where, near.reply.where) == (Place("port", "a"), Place("segment", Segment(id=100)))
-    assert (there.original.where, there.reply.where) == (Place("segment", Segment(id=100)), Place("port", "b"))
+    assert (near.original.where, near.reply.where) == (Place("port", "a on blue"), Place("segment", Segment(id=100)))
+    assert (there.original.where, there.reply.where) == (Place("segment", Segment(id=100)), Place("port", "b on blue"))
     assert (near.tracks_from, near.tracks_to) == (True, False)
     assert (there.tracks_from, there.tracks_to) == (False, True)
     journey = world.send("b", packet.tcp(B, A, 80, 1000, "SA"))
@@ -149,7 +153,7 @@ def test_a_syn_in_the_other_direction_is_judged_as_new(world: World) -> None:
     assert not world.memory["h1"].flows
     world.put(port("a", "blue", 1, "server"))
     assert back(world, "S").connection == State.SYN_SENT
-    assert only(world).original.where == Place("port", "b")
+    assert only(world).original.where == Place("port", "b on blue")
 
 
 def test_what_is_dropped_changes_nothing(world: World) -> None:
@@ -249,7 +253,7 @@ def test_stateless_connections_go_one_way(world: World) -> None:
     assert back(world, "SA").connection == State.STATELESS
     assert forth(world, "R").connection == State.STATELESS
     assert len(world.memory["h1"]) == 2
-    assert only_original(world) == {Place("port", "a"), Place("port", "b")}
+    assert only_original(world) == {Place("port", "a on blue"), Place("port", "b on blue")}
     world.now += 30_001
     assert forth(world, "R").connection is None
 
@@ -500,7 +504,7 @@ def test_the_sender_moves_here(world: World) -> None:
     world.send("b", packet.tcp(B, A, 80, 1000))
     world.put(port("b", "blue", 2, "server"))
     assert send(world, packet.tcp(B, A, 80, 1000, "A"), "b").connection == State.SYN_SENT
-    assert only(world).original.where == Place("port", "b"), "the older one gave way"
+    assert only(world).original.where == Place("port", "b on blue"), "the older one gave way"
     assert forth(world, "A").rule_to == "ESTABLISHED"
 
 

@@ -126,7 +126,7 @@ def test_clients_are_the_ports_that_are_there_and_up() -> None:
     view = View(State.of((*world.HOSTS, world.network("blue"), FOUR, *ports)), "h1", Counting(), devices)
     clients, faults = clients_of(view, 3600)
     assert [one.port.id for one in clients.values()] == ["a", "f"]
-    assert (clients[view.index.port("a")].ifindex, clients[view.index.port("a")].lease) == (10, 3600)
+    assert (clients[view.index.port("a on blue")].ifindex, clients[view.index.port("a on blue")].lease) == (10, 3600)
     assert faults == ["port f: DHCPv4 option nonsense has a name that is not known; give its number"]
 
 

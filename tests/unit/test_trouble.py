@@ -39,7 +39,7 @@ def sub(name: str, vlan: int, parent: str = "trunk", **fields: Any) -> Object:
 def ports(seen: View) -> dict[str, abi.Port]:
     """hr_ports by id of the port."""
     table = flat(compile_parts(seen))["hr_ports"]
-    return {one.id: table[abi.U32(value=seen.index.port(one.id))] for one in seen.local_ports}  # type: ignore[misc]
+    return {one.id: table[abi.U32(value=seen.index.port(one.attachment))] for one in seen.local_ports}  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_sub_port_that_no_trunk_carries_is_down_and_says_why(bad: Any, says: s
     assert not held["z"].flags & abi.PortFlag.UP
     assert held["a"].flags & abi.PortFlag.UP
     table = flat(compile_parts(seen))["hr_subports"]
-    assert list(table.values()) == [abi.Subport(port=seen.index.port("a"))]
+    assert list(table.values()) == [abi.Subport(port=seen.index.port("a on blue"))]
 
 
 def test_a_sub_port_has_its_parents_device_and_not_its_hook() -> None:
@@ -70,7 +70,7 @@ def test_a_sub_port_has_its_parents_device_and_not_its_hook() -> None:
     assert held["trunk"].flags & abi.PortFlag.XDP
     assert not held["a"].flags & abi.PortFlag.XDP
     names = names_of(seen, "")
-    known = names.ports[str(seen.index.port("a"))]
+    known = names.ports[str(seen.index.port("a on blue"))]
     assert (known.device, known.vlan) == (TRUNK.device_name, 10)
 
 

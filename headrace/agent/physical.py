@@ -93,7 +93,7 @@ def give_back(cache: Path, netlink: Netlink) -> Iterable[str]:
 
 
 def blind(link: Link, links: Mapping[str, Link], netlink: Netlink) -> str | None:
-    """Why XDP may not sit on the device of a physical network: it would take a frame of a VLAN for an untagged one."""
+    """Why XDP may not sit on a device to the outside: it would take a frame of a VLAN for an untagged one."""
     for name in (link.name, *(other.name for other in links.values() if other.master == link.ifindex)):
         try:
             strips = netlink.features(name).get(STRIPS_TAGS, False)

@@ -293,7 +293,7 @@ class Reconciler:
             attach = datapath.attach_seam
         try:
             try:
-                if kind and place == "xdp" and name in self._config.physical_networks.values():
+                if kind == "uplink" and place == "xdp":
                     self._check_sight(link, links)
                 attach(ifindex, name, "xdp" if place == "xdp" else "tc")
             except NotSupported as error:  # the slower hook does the same

@@ -56,7 +56,7 @@ def judge(
         return
     yield place(check, link, {other.ifindex: other for other in links.values()})
     yield state(check, link)
-    yield from hooks(check, link, links, hook, features or {}, physical=bool(physical))
+    yield from hooks(check, link, links, hook, features or {})
     taken = {one.id: overhead(one.segment, versions) for one in networks}
     usual = 0 if physical else overhead(USUAL, versions)
     yield room(check, link, max(taken.values(), default=usual), [(one, taken[one.id]) for one in networks])
@@ -118,8 +118,6 @@ def hooks(
     links: Mapping[str, Link],
     hook: str,
     features: Mapping[str, Mapping[str, bool]],
-    *,
-    physical: bool = False,
 ) -> Iterator[Finding]:
     """Whether the datapath may sit where it is configured to, and sees VLAN tags there."""
     under = [link.name, *sorted(other.name for other in links.values() if other.master == link.ifindex)]
@@ -138,20 +136,14 @@ def hooks(
     if why:
         yield Finding(check=f"{check}: hook", state="warn", found=f"XDP: {why}; the agent takes tc", cure=cure)
         return
-    yield Finding(check=f"{check}: hook", state="ok", found="XDP, with tc behind it")
-    above = sorted(other.name for other in links.values() if other.kind == "vlan" and other.lower == link.ifindex)
     if stripping:
         off = "; ".join(f"ethtool -K {name} rxvlan off" for name in stripping)
-        carries = f"; it carries {', '.join(above)}" if above else ""
-        carries += "; the agent takes tc" if physical else ""
-        yield Finding(
-            check=f"{check}: rx-vlan-offload",
-            state="fail" if above and not physical else "warn",
-            found=f"{told}: XDP cannot see the tags that the NIC takes off{carries}",
-            cure=f"{off}; or {cure}",
-        )
-    else:
-        yield Finding(check=f"{check}: rx-vlan-offload", state="ok", found="off; XDP sees the tag in the frame")
+        why = f"{told}: XDP cannot see the tags that the NIC takes off; the agent takes tc"
+        cure = f"{off}, and restart the agent; or {cure}"
+        yield Finding(check=f"{check}: rx-vlan-offload", state="warn", found=why, cure=cure)
+        return
+    yield Finding(check=f"{check}: hook", state="ok", found="XDP, with tc behind it")
+    yield Finding(check=f"{check}: rx-vlan-offload", state="ok", found="off; XDP sees the tag in the frame")
 
 
 def room(check: str, link: Link, most: int, networks: list[tuple[Network, int]]) -> Finding:

@@ -247,6 +247,8 @@ class Cloud:
             lines.append(f'certificates = "{identity}"')
         host = CloudHost(self.topology, name, "\n".join(lines))
         self.join(host.namespace, "uplink", number)
+        if 'uplink_hook = "xdp"' in self._settings:
+            host.namespace.run("ethtool -K uplink rxvlan off")
         return host
 
     # The controller's process

@@ -124,6 +124,23 @@ def test_agents_are_replaced_under_traffic_on_xdp(scene: Scene) -> None:
     assert said(scene.cloud, a.port.id) == ""
 
 
+def test_an_uplink_that_takes_tags_off_stays_on_tc(scene: Scene) -> None:
+    """XDP would take a frame of another VLAN for an untagged one."""
+    ports = scene.port("a", 1, "g", hook="xdp"), scene.port("b", 2, "g", host="h2", hook="xdp")
+    scene.put(scene.group("g", *ANY), *ports)
+    host = scene.cloud.hosts["h1"]
+    hidden = "device uplink: uplink takes VLAN tags off before XDP sees them, so it stays on tc"
+    for rxvlan, why in (("on", hidden), ("off", "")):
+        host.stop()
+        host.namespace.run(f"ethtool -K uplink rxvlan {rxvlan}")
+        host.start()
+        scene.cloud.settle()
+        assert said(scene.cloud, scene["a"].port.id).startswith(why)
+        assert ("prog/xdp" in host.namespace.run("ip link show dev uplink").stdout) == (not why)
+        assert ping(scene["a"], scene["b"].address())
+    assert not said(scene.cloud, scene["a"].port.id)
+
+
 def test_a_workload_that_xdp_cannot_serve_is_on_tc_and_says_so(scene: Scene) -> None:
     """It sends super-packets and leaves checksums to the device; XDP would send them on broken."""
     scene.put(scene.group("g", *ANY), scene.port("b", 2, "g", host="h2"))

@@ -126,14 +126,6 @@ def test_a_physical_network_whose_device_is_missing() -> None:
     assert finding.cure == "name a device that is, in physical_networks"
 
 
-def test_a_nic_that_hides_tags_keeps_its_physical_network_on_tc() -> None:
-    links = {"eth0": link("eth0", 2)}
-    options: dict[str, Any] = {"hook": "xdp", "features": {"eth0": {STRIPS_TAGS: True}}, "physical": "one"}
-    (finding,) = (one for one in judge("eth0", links, **options) if one.check.endswith("rx-vlan-offload"))
-    assert finding.state == "warn"
-    assert finding.found.endswith("; the agent takes tc")
-
-
 def test_a_device_that_is_down_or_unplugged() -> None:
     assert found("eth0", link("eth0", 2, up=False))["link"].cure == "ip link set eth0 up"
     assert found("eth0", link("eth0", 2, carrier=False))["link"].state == "warn"
@@ -145,13 +137,16 @@ def test_tc_sees_tags_whether_the_nic_takes_them_off_or_not() -> None:
         assert findings["rx-vlan-offload"].state == "ok"
 
 
-@pytest.mark.parametrize(("vlan", "state"), [(True, "fail"), (False, "warn")])
-def test_xdp_wants_tags_left_in_the_frame(vlan: bool, state: str) -> None:  # noqa: FBT001
-    links = BOND if vlan else BOND[:3]
-    finding = found("bond0", *links, hook="xdp", features={"eth1": {STRIPS_TAGS: True}})["rx-vlan-offload"]
-    assert finding.state == state
+@pytest.mark.parametrize("physical", ["", "one"])
+def test_xdp_wants_tags_left_in_the_frame(physical: str) -> None:
+    links = {one.name: one for one in BOND}
+    findings = list(judge("bond0", links, hook="xdp", features={"eth1": {STRIPS_TAGS: True}}, physical=physical))
+    (finding,) = (one for one in findings if one.check.endswith("rx-vlan-offload"))
+    assert finding.state == "warn"
+    assert finding.found.startswith("on for eth1: ")
+    assert finding.found.endswith("; the agent takes tc")
     assert "ethtool -K eth1 rxvlan off" in finding.cure
-    assert found("bond0", *links, hook="xdp", features={"eth1": {STRIPS_TAGS: False}})["rx-vlan-offload"].state == "ok"
+    assert found("bond0", *BOND, hook="xdp", features={"eth1": {STRIPS_TAGS: False}})["rx-vlan-offload"].state == "ok"
 
 
 @pytest.mark.parametrize(

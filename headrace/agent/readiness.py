@@ -19,7 +19,7 @@ from typing import Literal
 from headrace.agent.config import AgentConfig
 from headrace.agent.desired import restore
 from headrace.agent.guard import ruleset
-from headrace.agent.seam import NEAR, Seam, ends_of, faults
+from headrace.agent.seam import BACKLOG, BACKLOG_FILE, NEAR, Seam, ends_of, faults
 from headrace.agent.underlay import own_vteps
 from headrace.agent.uplink import Finding, ip_versions, judge
 from headrace.controller.identity import Files, common_name, expiry
@@ -151,6 +151,7 @@ def network(config: AgentConfig, netlink: Netlink) -> Iterator[Finding]:
         yield Finding(check="uplinks", state="warn", found="none configured", cure=cure)
     yield from uplinks(config, netlink)
     yield from seam(netlink)
+    yield from backlog()
 
 
 def uplinks(config: AgentConfig, netlink: Netlink) -> Iterator[Finding]:
@@ -218,6 +219,15 @@ def seam(netlink: Netlink) -> Iterator[Finding]:
     cure = "headrace host verify --repair" if wrong else ""
     found = ", ".join(wrong) if wrong else "cuts what goes in"
     yield Finding(check=NEAR, state="fail" if wrong else "ok", found=found, cure=cure)
+
+
+def backlog(file: Path = BACKLOG_FILE) -> Iterator[Finding]:
+    """How many segments a CPU keeps for the seam's far end; nothing where that is not for this namespace to say."""
+    if not file.exists():
+        return
+    kept, key = int(file.read_text()), "net.core.netdev_max_backlog"
+    found = str(kept) if kept >= BACKLOG else f"{kept}; the agent makes it {BACKLOG}"
+    yield Finding(check=key, state="ok", found=found)
 
 
 def multipath(netlink: Netlink) -> Iterator[Finding]:

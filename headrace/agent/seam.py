@@ -22,6 +22,13 @@ MTU = 65535
 """As long as a frame can be: no network's packets are longer."""
 RECEIVES = "rx-gro"
 """It would make super-packets of what was cut."""
+BACKLOG = 16384
+"""Segments that a CPU must keep for the far end (``netdev_max_backlog``): more than a socket's window at one stroke.
+
+Linux keeps 1,000 by default, some 20 super-packets; the agent gives it more, and never less.
+"""
+BACKLOG_FILE = Path("/proc/sys/net/core/netdev_max_backlog")
+"""The host's, for all its devices; other network namespaces do not have it."""
 OWN_STACK = "/proc/sys/net/ipv6/conf/{}/disable_ipv6"
 
 
@@ -62,6 +69,7 @@ class Seam:
                 log.info("seam made near=%s ifindex=%d far=%s", NEAR, found.near.ifindex, FAR)
             if self._sound != (found.near.ifindex, found.far.ifindex):
                 settle(self._netlink, found)
+                make_room()
                 self._sound = found.near.ifindex, found.far.ifindex
         except (HeadraceError, OSError) as error:
             if self._said != str(error):
@@ -103,6 +111,18 @@ def settle(netlink: Netlink, ends: Ends) -> None:
         netlink.set_features(link.name, dict.fromkeys(offloads(netlink, link.name), False))
     for link in ends:
         netlink.set_link(link.ifindex, up=True, mtu=MTU, arp=False)
+
+
+def make_room(file: Path = BACKLOG_FILE, least: int = BACKLOG) -> None:
+    """See that CPUs keep enough segments; a host that does not let us goes on with what it keeps."""
+    try:
+        if (kept := int(file.read_text())) < least:
+            file.write_text(f"{least}\n")
+            log.info("a CPU keeps %d frames for a veth's other end, not %d (net.core.netdev_max_backlog)", least, kept)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        log.warning("net.core.netdev_max_backlog stays as it is: %s; long bursts may lose segments in the seam", error)
 
 
 def offloads(netlink: Netlink, device: str) -> list[str]:

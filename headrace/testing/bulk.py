@@ -16,17 +16,18 @@ IP_AND_TCP = {4: 20 + 32, 6: 40 + 32}
 """Headers of a segment with timestamps."""
 SYN_OPTIONS = 8
 """How much longer a SYN's options are than those of other segments."""
-RETRANSMITTED, SEGS_OUT, BYTES_SENT = 100, 136, 200
-"""Where struct tcp_info has them; the last two count what is sent twice."""
+RETRANSMITTED, SEGS_OUT, BYTES_SENT, IN_VAIN = 100, 136, 200, 216
+"""Where struct tcp_info has them; SEGS_OUT and BYTES_SENT count what is sent twice. IN_VAIN: DSACKs."""
 
 
 class Sent(NamedTuple):
-    """What a TCP sent from a port, retransmissions included."""
+    """What a TCP sent from a port, retransmissions included. ``lost``: of those, what had not just been overtaken."""
 
     port: int
     segments: int
     octets: int
     again: int
+    lost: int
 
     def frames(self, family: int) -> int:
         """Octets of its segments' frames."""
@@ -60,6 +61,8 @@ def bulk(a: Workload, b: Workload, address: str) -> Sent:
         there.close()
         assert here.recv(1) == b""
         info = here.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-    (again,), (segments,) = (struct.unpack_from("=I", info, place) for place in (RETRANSMITTED, SEGS_OUT))
+    again, segments, in_vain = (
+        struct.unpack_from("=I", info, place)[0] for place in (RETRANSMITTED, SEGS_OUT, IN_VAIN)
+    )
     (octets,) = struct.unpack_from("=Q", info, BYTES_SENT)
-    return Sent(source, segments, octets, again)
+    return Sent(source, segments, octets, again, max(again - in_vain, 0))

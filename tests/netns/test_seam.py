@@ -29,8 +29,8 @@ GENEVE = (6081).to_bytes(2, "big")
 SO_NO_CHECK = 11
 """Of asm-generic/socket.h: send datagrams without a checksum."""
 INNER_MTU = MTU - 50
-AGAIN = 20
-"""One segment in so many may be sent again: a burst can exceed what a CPU keeps for later (netdev_max_backlog)."""
+LOST = 50
+"""One segment in so many may seem lost: not all that was overtaken on its way between two CPUs is told so."""
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def carries(scene: Scene, names: tuple[str, str], address: str) -> Sent:
     host = scene.cloud.hosts["h1"]
     before, cut = frames_sent(host), taken(host)
     sent = bulk(a, b, address)
-    assert sent.again < sent.segments / AGAIN
+    assert sent.lost < sent.segments / LOST
     assert frames_sent(host) - before >= sent.segments, "none was longer than the underlay takes"
     assert taken(host) - cut > sent.segments / 2
     return sent

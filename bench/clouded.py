@@ -113,7 +113,7 @@ class HeadraceCloud(Passive):
         with contextlib.ExitStack() as guard:
             cloud = self._cloud = Cloud(guard.enter_context(Topology()))
             cloud.start_controller()
-            cloud.start_neutron("quotas.quota_security_group_rule=-1")
+            cloud.start_neutron("quotas.quota_security_group_rule=-1", worker="process")
             cloud.start_hosts()
             cloud.wait_for_neutron()
             self._nova = cloud.admin()

@@ -108,13 +108,13 @@ class Cloud:
         run(["ip", "-n", host.name, "address", "add", peer, "peer", own, "dev", "mgmt0"])
         run(["ip", "-n", host.name, "link", "set", "mgmt0", "up"])
 
-    def start_neutron(self, *settings: str) -> None:
+    def start_neutron(self, *settings: str, worker: str = "thread") -> None:
         """Start the real API server on a database of its own; `wait_for_neutron` waits until it answers.
 
-        ``settings``: more of its configuration, as ``quotas.quota_port=-1``.
+        ``settings``: more of its configuration, as ``quotas.quota_port=-1``. ``worker``: as devserver has it.
         """
         command = [sys.executable, "-W", "ignore", "-m", "headrace.neutron.devserver", "--port", "0"]
-        command += ["--dir", str(self.directory / "neutron"), "--controller", self.controller_url]
+        command += ["--dir", str(self.directory / "neutron"), "--controller", self.controller_url, "--worker", worker]
         names = {"ca": "ca.crt", "certificate": "neutron.crt", "key": "neutron.key"}
         for option, file in names.items():
             command += ["--set", f"headrace.{option}={self.pki / file}"]

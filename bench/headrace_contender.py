@@ -84,7 +84,7 @@ class HeadraceTc(Passive):
             lines += [f'physical_networks = {{ {PHYSICAL_NETWORK} = "{host.uplink}" }}']
         config.write_text("\n".join(lines) + "\n")
         if self.uplink_hook == "xdp":  # which may not hide tags; a veth's hides nothing
-            run("ethtool", "-K", host.uplink, "rxvlan", "off", namespace=host.namespace)
+            run("ethtool", "-K", host.uplink, "rxvlan", "off", "rx-vlan-stag-hw-parse", "off", namespace=host.namespace)
         self._agents.append(Daemon(str(COMMAND), "agent", "--config", str(config), namespace=host.namespace))
 
     def _wait(self, wiring: Wiring, seconds: float) -> None:

@@ -8,6 +8,7 @@ import msgspec
 
 from headrace.agent.desired import replace
 from headrace.errors import Denied, Unavailable
+from headrace.model.object import attachment
 from headrace.stages.view import View, rule_id, segment_text
 
 FILE = "names.json"
@@ -25,7 +26,7 @@ class PortName(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def attachment(self) -> str:
         """Whom the index is of (Port.attachment)."""
-        return f"{self.id} on {self.network}"
+        return attachment(self.id, self.network)
 
 
 class RuleName(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ import msgspec
 
 from headrace.agent.config import AgentConfig
 from headrace.agent.desired import replace
-from headrace.agent.uplink import STRIPS_TAGS
+from headrace.agent.uplink import leave_tags
 from headrace.datapath.netlink import Link, Netlink
 from headrace.errors import HeadraceError, NotFound
 from headrace.stages import Device
@@ -96,12 +96,9 @@ def blind(link: Link, links: Mapping[str, Link], netlink: Netlink) -> str | None
     """Why XDP may not sit on a device to the outside: it would take a frame of a VLAN for an untagged one."""
     for name in (link.name, *(other.name for other in links.values() if other.master == link.ifindex)):
         try:
-            strips = netlink.features(name).get(STRIPS_TAGS, False)
+            cure = leave_tags(name, netlink.features(name))
         except NotFound:
-            continue
-        if strips:
-            return (
-                f"device {link.name}: {name} takes VLAN tags off before XDP sees them, so it stays on tc;"
-                f" ethtool -K {name} rxvlan off, and restart the agent"
-            )
+            return f"device {link.name}: {name} does not say whether it takes VLAN tags off, so it stays on tc"
+        if cure:
+            return f"device {link.name}: {name} takes VLAN tags off before XDP sees them, so it stays on tc; {cure}"
     return None

@@ -223,9 +223,11 @@ def seam(netlink: Netlink) -> Iterator[Finding]:
 
 def backlog(file: Path = BACKLOG_FILE) -> Iterator[Finding]:
     """How many segments a CPU keeps for the seam's far end; nothing where that is not for this namespace to say."""
-    if not file.exists():
+    key = "net.core.netdev_max_backlog"
+    try:
+        kept = int(file.read_text())
+    except (OSError, ValueError):
         return
-    kept, key = int(file.read_text()), "net.core.netdev_max_backlog"
     found = str(kept) if kept >= BACKLOG else f"{kept}; the agent makes it {BACKLOG}"
     yield Finding(check=key, state="ok", found=found)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from headrace import __version__
@@ -69,6 +69,9 @@ class Reconciler:
         self._stale = True
         """Whether an earlier load may still be pinned."""
         self._refused: dict[str, str] = {}
+        self._blind: dict[str, str] = {}
+        """Devices to the outside that XDP may not have, and why."""
+        self._judged: Mapping[str, Link] = {}
         self._fit: dict[str, tuple[int, str | None]] = {}
         self._said: dict[str, str] = {}
         self._faults: list[str] = []
@@ -121,6 +124,7 @@ class Reconciler:
         """Make the datapath what is desired. What one port cannot have is that port's error, and nobody else's."""
         self._listen()
         ends, links = self._ends()
+        self._judge(links)
         ports = desired.state.ports_on(self._config.host)
         devices = {
             port.id: self._device(port, links[port.device_name], links)
@@ -220,12 +224,28 @@ class Reconciler:
         for name in devices:
             self._attached.pop(name, None)
 
+    def _judge(self, links: dict[str, Link]) -> None:
+        """Find out, whenever devices changed, which ones XDP may not have, whatever is configured."""
+        if links is self._judged or self._config.uplink_hook == "tc":
+            return
+        self._judged, before = links, self._blind
+        seen = {name: blind(links[name], links, self._netlink) for name in self._outward if name in links}
+        self._blind = {name: why for name, why in seen.items() if why is not None}
+        if self._blind != before:
+            self._fit.clear()
+        for name in self._blind.keys() - before.keys():
+            log.warning("%s", self._blind[name])
+
     def _uplinks_unfit(self, links: dict[str, Link]) -> str | None:
         """Why ports cannot be on XDP: what they send by tunnel leaves by an uplink, which must take XDP frames."""
         if self._config.uplink_hook == "tc":
             return "uplink_hook is tc; ports replay in XDP where uplinks do"
         for name in self._outward:
-            found = self._refused.get(name) or (unfit_uplink(links[name]) if name in links else None)
+            found = (
+                self._blind.get(name)
+                or self._refused.get(name)
+                or (unfit_uplink(links[name]) if name in links else None)
+            )
             if found:
                 return found
         return None
@@ -252,13 +272,17 @@ class Reconciler:
         """Run the datapath where it should. True: an uplink has just refused XDP, so its ports must do without."""
         refused = [name for name in self._outward if name in self._refused]
         wanted: dict[str, tuple[int, str]] = {FAR: (ends.far.ifindex, "seam tc")} if ends else {}
+        late = {}  # what XDP leaves, its ports leave first: they send to it
         for uplink in self._outward:
-            if uplink in links:
+            if uplink in self._blind:
+                late[uplink] = (links[uplink].ifindex, "uplink tc")
+            elif uplink in links:
                 wanted[uplink] = (links[uplink].ifindex, f"uplink {self._config.uplink_hook}")
         for port in view.local_ports:
             if port.id in view.devices:
                 device = view.devices[port.id]
                 wanted[device.name] = (device.ifindex, "xdp" if device.xdp else "tc")
+        wanted |= late
         if self._linked is None:
             self._linked = self._datapath.devices()
             self._stale = True
@@ -293,14 +317,13 @@ class Reconciler:
             attach = datapath.attach_seam
         try:
             try:
-                if kind == "uplink" and place == "xdp":
-                    self._check_sight(link, links)
                 attach(ifindex, name, "xdp" if place == "xdp" else "tc")
             except NotSupported as error:  # the slower hook does the same
-                self._refused[name] = str(error)
+                log.warning("device=%s stays on tc: %s", name, error)
+                self._refused[name], place = str(error), "tc"
                 attach(ifindex, name, "tc")
             if kind == "uplink" and link.kind == "veth":
-                xdp = UNFIT_FEATURES if self._config.uplink_hook == "xdp" else ()
+                xdp = UNFIT_FEATURES if place == "xdp" else ()
                 tunnels = TUNNEL_SEGMENTATION if name in self._config.uplinks else ()
                 self._netlink.set_features(name, dict.fromkeys((*tunnels, *xdp), False))
             if not link.up and not kind:  # not before: nothing passes without our programs
@@ -313,11 +336,6 @@ class Reconciler:
             self._attached.pop(name, None)
             self._refused[name] = str(error)
             log.warning("device=%s cannot be attached: %s", name, error)
-
-    def _check_sight(self, link: Link, links: dict[str, Link]) -> None:
-        """Raise NotSupported where XDP would not see VLAN tags."""
-        if why := blind(link, links, self._netlink):
-            raise NotSupported(why)
 
     def _say(self, port: Port, desired: Desired, view: View) -> PortStatus:
         carrier = desired.state.ports.get(port.parent or port.id, port)

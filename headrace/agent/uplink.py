@@ -15,8 +15,8 @@ from headrace.model import Network, Segment
 USUAL = Segment(id=1)
 """What room is judged by where no network says otherwise: VXLAN."""
 
-STRIPS_TAGS = "rx-vlan-hw-parse"
-"""The kernel's name for ethtool's rx-vlan-offload."""
+STRIPS_TAGS = {"rx-vlan-hw-parse": "rxvlan", "rx-vlan-stag-hw-parse": "rx-vlan-stag-hw-parse"}
+"""The kernel's names for taking 802.1Q and 802.1ad tags off, by which ethtool sets them."""
 
 TRIED = {"": "a NIC", "bond": "a bond", "vlan": "a VLAN", "bridge": "a bridge", "veth": "a veth"}
 MEMBERS = {"bond": "a member of bond", "team": "a member of team", "bridge": "a port of bridge"}
@@ -121,7 +121,8 @@ def hooks(
 ) -> Iterator[Finding]:
     """Whether the datapath may sit where it is configured to, and sees VLAN tags there."""
     under = [link.name, *sorted(other.name for other in links.values() if other.master == link.ifindex)]
-    stripping = [name for name in under if features.get(name, {}).get(STRIPS_TAGS)]
+    cures = {name: leave_tags(name, features.get(name, {})) for name in under}
+    stripping = [name for name, cure in cures.items() if cure]
     told = f"on for {', '.join(stripping)}" if stripping else "off"
     if hook == "tc":
         yield Finding(check=f"{check}: hook", state="ok", found="tc")
@@ -137,13 +138,19 @@ def hooks(
         yield Finding(check=f"{check}: hook", state="warn", found=f"XDP: {why}; the agent takes tc", cure=cure)
         return
     if stripping:
-        off = "; ".join(f"ethtool -K {name} rxvlan off" for name in stripping)
+        off = "; ".join(cures[name] for name in stripping)
         why = f"{told}: XDP cannot see the tags that the NIC takes off; the agent takes tc"
-        cure = f"{off}, and restart the agent; or {cure}"
+        cure = f"{off}; or {cure}"
         yield Finding(check=f"{check}: rx-vlan-offload", state="warn", found=why, cure=cure)
         return
     yield Finding(check=f"{check}: hook", state="ok", found="XDP, with tc behind it")
     yield Finding(check=f"{check}: rx-vlan-offload", state="ok", found="off; XDP sees the tag in the frame")
+
+
+def leave_tags(name: str, features: Mapping[str, bool]) -> str:
+    """The command that has a device leave VLAN tags in the frame; empty: it does."""
+    words = [f"{word} off" for feature, word in STRIPS_TAGS.items() if features.get(feature)]
+    return f"ethtool -K {name} {' '.join(words)}" if words else ""
 
 
 def room(check: str, link: Link, most: int, networks: list[tuple[Network, int]]) -> Finding:

@@ -166,12 +166,17 @@ class Port(Object, frozen=True, kw_only=True):
     @property
     def attachment(self) -> str:
         """Who it is to the datapath: a port that is moved to another network is another one there."""
-        return f"{self.id} on {self.network}"
+        return attachment(self.id, self.network)
 
     @property
     def is_router(self) -> bool:
         """Whether this is a router's own port, which may advertise itself (RA) and forward for others."""
         return self.device_owner.startswith(DEVICE_OWNER_ROUTER)
+
+
+def attachment(port: str, network: str) -> str:
+    """A port on a network, by their ids, neither of which has a space in it."""
+    return f"{port} on {network}"
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -248,7 +248,7 @@ class Cloud:
         host = CloudHost(self.topology, name, "\n".join(lines))
         self.join(host.namespace, "uplink", number)
         if 'uplink_hook = "xdp"' in self._settings:
-            host.namespace.run("ethtool -K uplink rxvlan off")
+            host.namespace.run("ethtool -K uplink rxvlan off rx-vlan-stag-hw-parse off")
         return host
 
     # The controller's process

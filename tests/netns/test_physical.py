@@ -281,7 +281,7 @@ def test_a_device_is_given_back_as_it_was(lab: Lab) -> None:
     )
     with namespace.enter(), Netlink() as netlink:
         assert "ethtool -K ours rxvlan off" in (blind(netlink.link("ours"), {}, netlink) or "")  # type: ignore[arg-type]
-        namespace.run("ethtool -K ours rxvlan off")
+        namespace.run("ethtool -K ours rxvlan off rx-vlan-stag-hw-parse off")
         assert blind(netlink.link("ours"), {}, netlink) is None  # type: ignore[arg-type]
         links = {link.name: link for link in netlink.links()}
         assert Physical(config, netlink).listen(links)

@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
+from headrace.datapath.attach import detach
+from headrace.testing.clang import compile_bpf
 from headrace.testing.cloud import HEADRACE, Cloud, CloudHost, Workload
 from headrace.testing.scene import Scene
 from headrace.testing.topology import Topology
 from headrace.testing.traffic import IMPATIENCE, Stream, opens, ping, reaches, talks, tcp_pair, udp
+from headrace.testing.vlan import SOURCE, Vlan, attach
+from headrace.testing.wait import wait_until
 from headrace.testing.world import ANY, OUT, rule
 
 pytestmark = pytest.mark.needs("program:ethtool")
@@ -130,15 +134,48 @@ def test_an_uplink_that_takes_tags_off_stays_on_tc(scene: Scene) -> None:
     scene.put(scene.group("g", *ANY), *ports)
     host = scene.cloud.hosts["h1"]
     hidden = "device uplink: uplink takes VLAN tags off before XDP sees them, so it stays on tc"
-    for rxvlan, why in (("on", hidden), ("off", "")):
+    a, b = scene["a"], scene["b"]
+
+    def on_xdp() -> bool:
+        return "prog/xdp" in host.namespace.run("ip link show dev uplink").stdout
+
+    with Stream(a, b, b.address(), 80) as stream:
+        for rxvlan, why in (("on", hidden), ("off", "")):
+            stream.advance()
+            host.namespace.run(f"ethtool -K uplink rxvlan {rxvlan}")
+            wait_until(lambda: on_xdp() == (not why), what="the agent saw it")  # noqa: B023 - called within the round
+            wait_until(lambda: said(scene.cloud, a.port.id)[: len(hidden)] == why, what="it is told")  # noqa: B023
+            stream.advance()
         host.stop()
-        host.namespace.run(f"ethtool -K uplink rxvlan {rxvlan}")
+        host.namespace.run("ethtool -K uplink rxvlan on")
         host.start()
         scene.cloud.settle()
-        assert said(scene.cloud, scene["a"].port.id).startswith(why)
-        assert ("prog/xdp" in host.namespace.run("ip link show dev uplink").stdout) == (not why)
-        assert ping(scene["a"], scene["b"].address())
-    assert not said(scene.cloud, scene["a"].port.id)
+        assert said(scene.cloud, a.port.id).startswith(hidden)
+        assert not on_xdp()
+        stream.advance()
+        host.namespace.run("ethtool -K uplink rxvlan off")
+        wait_until(lambda: not said(scene.cloud, a.port.id), what="it is as it was")
+
+
+def test_a_tag_that_xdp_did_not_see_is_seen_by_tc(scene: Scene) -> None:
+    """The fabric keeps it beside the frame, and XDP takes the outer headers off: still nobody takes it for untagged."""
+    scene.put(scene.group("g", *ANY), scene.port("a", 1, "g"), scene.port("b", 2, "g", host="h2"))
+    a, b = scene["a"], scene["b"]
+    h1, h2, fabric = scene.cloud.hosts["h1"], scene.cloud.hosts["h2"], scene.cloud.fabric
+    assert ping(a, b.address(), count=2)
+    topology = scene.cloud.topology
+    pins, program = topology.bpffs(), compile_bpf(SOURCE, topology.directory, "vlan")
+    way = h2.namespace.host, h1.namespace.host
+    with udp(b, b.address(), 4000) as there, udp(a, a.address(), 4001) as here:
+        assert reaches(there, here)
+        assert reaches(here, there)
+        before = h1.reasons()["VLAN_TAGGED"]
+        attach(fabric, program, "tag", way, Vlan(5), pins)
+        assert not reaches(there, here)
+        assert h1.reasons()["VLAN_TAGGED"] > before
+        with fabric.enter():
+            detach(pins / "tag")
+        assert reaches(there, here)
 
 
 def test_a_workload_that_xdp_cannot_serve_is_on_tc_and_says_so(scene: Scene) -> None:

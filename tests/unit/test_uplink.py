@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from headrace.agent.physical import blind
 from headrace.agent.readiness import bpffs, kernel
-from headrace.agent.uplink import STRIPS_TAGS, Finding, judge
+from headrace.agent.uplink import STRIPS_TAGS, Finding, judge, leave_tags
 from headrace.cli.main import root
 from headrace.datapath.netlink import Link
+from headrace.errors import NotFound
 from headrace.model import Network, Segment
 
 MAC = "02:00:00:00:00:01"
@@ -133,20 +135,21 @@ def test_a_device_that_is_down_or_unplugged() -> None:
 
 def test_tc_sees_tags_whether_the_nic_takes_them_off_or_not() -> None:
     for on in (True, False):
-        findings = found("bond0", *BOND, features={"eth0": {STRIPS_TAGS: on}})
+        findings = found("bond0", *BOND, features={"eth0": dict.fromkeys(STRIPS_TAGS, on)})
         assert findings["rx-vlan-offload"].state == "ok"
 
 
 @pytest.mark.parametrize("physical", ["", "one"])
-def test_xdp_wants_tags_left_in_the_frame(physical: str) -> None:
+@pytest.mark.parametrize("feature", STRIPS_TAGS)
+def test_xdp_wants_tags_left_in_the_frame(feature: str, physical: str) -> None:
     links = {one.name: one for one in BOND}
-    findings = list(judge("bond0", links, hook="xdp", features={"eth1": {STRIPS_TAGS: True}}, physical=physical))
+    findings = list(judge("bond0", links, hook="xdp", features={"eth1": {feature: True}}, physical=physical))
     (finding,) = (one for one in findings if one.check.endswith("rx-vlan-offload"))
     assert finding.state == "warn"
     assert finding.found.startswith("on for eth1: ")
     assert finding.found.endswith("; the agent takes tc")
-    assert "ethtool -K eth1 rxvlan off" in finding.cure
-    assert found("bond0", *BOND, hook="xdp", features={"eth1": {STRIPS_TAGS: False}})["rx-vlan-offload"].state == "ok"
+    assert f"ethtool -K eth1 {STRIPS_TAGS[feature]} off" in finding.cure
+    assert found("bond0", *BOND, hook="xdp", features={"eth1": {feature: False}})["rx-vlan-offload"].state == "ok"
 
 
 @pytest.mark.parametrize(
@@ -192,3 +195,32 @@ def test_a_missing_configuration_is_said(monkeypatch: pytest.MonkeyPatch, tmp_pa
     row, *_ = json.loads(CliRunner().invoke(root, ["host", "check", "-o", "json"]).output)
     assert (row["check"], row["state"]) == ("configuration", "warn")
     assert row["found"] == f"no {tmp_path}/agent.toml: defaults are judged"
+
+
+def test_one_command_leaves_all_tags() -> None:
+    assert (
+        leave_tags("eth0", dict.fromkeys(STRIPS_TAGS, True)) == "ethtool -K eth0 rxvlan off rx-vlan-stag-hw-parse off"
+    )
+    assert not leave_tags("eth0", {"rx-gro": True})
+
+
+class Features:
+    """Offloads as a kernel tells them, of devices that tell."""
+
+    def __init__(self, **known: dict[str, bool]) -> None:
+        self.known = known
+
+    def features(self, device: str) -> dict[str, bool]:
+        if device not in self.known:
+            raise NotFound(f"device {device}")
+        return self.known[device]
+
+
+def test_a_device_that_does_not_tell_stays_on_tc() -> None:
+    links = {one.name: one for one in BOND}
+    told: Any = Features(bond0={}, eth0={})
+    assert blind(links["bond0"], links, told) == (
+        "device bond0: eth1 does not say whether it takes VLAN tags off, so it stays on tc"
+    )
+    told = Features(bond0={}, eth0={}, eth1={})
+    assert blind(links["bond0"], links, told) is None

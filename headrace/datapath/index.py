@@ -28,6 +28,8 @@ class KernelIndex:
 
     def port(self, attachment: str) -> int:
         """Index of a local port, by its attachment to a network."""
+        if attachment not in self._asked["port"]:
+            self._adopt(attachment)
         return self._get("port", attachment)
 
     def endpoint(self, name: str) -> int:
@@ -65,6 +67,15 @@ class KernelIndex:
                 self._names.update(key, abi.Name(index=self._known[key]).pack())
             asked[name] = self._known[key]
         return asked[name]
+
+    def _adopt(self, attachment: str) -> None:
+        """Let a port keep the index that an earlier version gave its id alone: its connections are known by it."""
+        former, key = digest("port", attachment.partition(" ")[0]), digest("port", attachment)
+        if former in self._known and key not in self._known:
+            self._known[key] = self._known[former]
+            self._names.update(key, abi.Name(index=self._known[key]).pack())
+            self._names.delete(former)
+            del self._known[former]
 
     def _take(self, kind: str) -> int:
         if not self._free[kind]:

@@ -47,6 +47,7 @@ ONLY_PACKET_TEST = {
     "equivalence": "all stages at once, against the oracle",
     "fuzz": "broken frames at every stage",
     "full_table": "who gives way where a port or the host has too many connections",
+    "index": "the numbers by which all stages know ports and places",
     "load": "the verifier's word on every program",
     "libbpf": "the binding that the other packet tests stand on",
     "punt": "respond, where it is the agent that answers",

@@ -26,6 +26,8 @@ CPUS = os.cpu_count() or 1
 """Each may just be trying to take one more than there is."""
 BURST, PAUSE = 64, 0.01
 """Frames at once and seconds between: several times what an honest port opens, yet other tests get the CPU too."""
+FILLING = 30
+"""Seconds that a flood may take, on a loaded machine, to fill what it can."""
 SPORT = 34
 """Where a TCP segment over IPv4 has its ports. Changed ones make its checksum wrong, so that nobody answers it."""
 
@@ -89,7 +91,7 @@ def test_a_flood_from_one_port_costs_only_its_own(scene: Scene) -> None:
     a, b = crowd(scene, ["f"])
     host, flooding = scene.cloud.hosts["h1"], scene["f"]
     with Stream(a, b, b.address(), 5001, pause=0.001) as stream, syn_flood([flooding], scene["c"]):
-        wait_until(lambda: counts(host, flooding).evicted > QUOTA, what="the flood goes round in its quota")
+        wait_until(lambda: counts(host, flooding).evicted > QUOTA, FILLING, what="the flood goes round in its quota")
         stream.advance()
         assert opens(a, b, b.address(), 80)
         assert opens(flooding, b, b.address(), 81)
@@ -112,14 +114,14 @@ def test_a_table_full_of_floods(scene: Scene) -> None:
     a, b = crowd(scene, names := [f"f{number}" for number in range(5)])
     host, floods = scene.cloud.hosts["h1"], [scene[name] for name in names]
     with Stream(a, b, b.address(), 5001, pause=0.001) as stream, syn_flood(floods, scene["c"]):
-        wait_until(lambda: used(host) >= CONNECTIONS * 7 // 8, what="the table is full")
+        wait_until(lambda: used(host) >= CONNECTIONS * 7 // 8, FILLING, what="the table is full")
         for number in range(5):
             assert opens(a, b, b.address(), 80 + number)
         stream.advance()
         assert used(host) <= CONNECTIONS + CPUS
         assert counts(host, a).evicted == 0
-        states = {abi.State(conn.state) for conn in scene.connections("h1") if conn.key[0].dport == 5001}
-        assert states == {abi.State.ESTABLISHED}
+        mine = [conn for conn in scene.connections("h1") if conn.port == host.index(a.port.id)]
+        assert [abi.State(conn.state) for conn in mine if conn.key[0].dport == 5001] == [abi.State.ESTABLISHED]
 
 
 def test_what_expired_is_swept_without_the_agent(scene: Scene) -> None:
@@ -127,7 +129,7 @@ def test_what_expired_is_swept_without_the_agent(scene: Scene) -> None:
     crowd(scene, ["f"])
     host, flooding = scene.cloud.hosts["h1"], scene["f"]
     with syn_flood([flooding], scene["c"]):
-        wait_until(lambda: counts(host, flooding).live >= QUOTA, what="the quota is full")
+        wait_until(lambda: counts(host, flooding).live >= QUOTA, FILLING, what="the quota is full")
     index, table = host.index(flooding.port.id), host.datapath
     host.kill()
     try:

@@ -10,7 +10,7 @@ import msgspec
 
 from headrace.agent.config import AgentConfig
 from headrace.agent.desired import replace
-from headrace.agent.uplink import leave_tags
+from headrace.agent.uplink import leave_tags, members
 from headrace.datapath.netlink import Link, Netlink
 from headrace.errors import HeadraceError, NotFound
 from headrace.stages import Device
@@ -94,7 +94,7 @@ def give_back(cache: Path, netlink: Netlink) -> Iterable[str]:
 
 def blind(link: Link, links: Mapping[str, Link], netlink: Netlink) -> str | None:
     """Why XDP may not sit on a device to the outside: it would take a frame of a VLAN for an untagged one."""
-    for name in (link.name, *(other.name for other in links.values() if other.master == link.ifindex)):
+    for name in (link.name, *members(link, links.values())):
         try:
             cure = leave_tags(name, netlink.features(name))
         except NotFound:

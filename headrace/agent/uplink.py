@@ -83,9 +83,9 @@ def place(check: str, link: Link, others: Mapping[int, Link]) -> Finding:
         )
     told = TRIED.get(link.kind, f"a device of kind {link.kind}")
     if link.kind == "bond":
-        members = sorted(other.name for other in others.values() if other.master == link.ifindex)
-        told += f", mode {link.bond_mode}, of {', '.join(members) or 'no members'}"
-        if not members:
+        below = members(link, others.values())
+        told += f", mode {link.bond_mode}, of {', '.join(below) or 'no members'}"
+        if not below:
             return Finding(check=check, state="fail", found=told, cure=f"give {link.name} members")
     elif link.kind == "vlan":
         lower = others.get(link.lower or 0)
@@ -120,8 +120,7 @@ def hooks(
     features: Mapping[str, Mapping[str, bool]],
 ) -> Iterator[Finding]:
     """Whether the datapath may sit where it is configured to, and sees VLAN tags there."""
-    under = [link.name, *sorted(other.name for other in links.values() if other.master == link.ifindex)]
-    cures = {name: leave_tags(name, features.get(name, {})) for name in under}
+    cures = {name: leave_tags(name, features.get(name, {})) for name in (link.name, *members(link, links.values()))}
     stripping = [name for name, cure in cures.items() if cure]
     told = f"on for {', '.join(stripping)}" if stripping else "off"
     if hook == "tc":
@@ -145,6 +144,11 @@ def hooks(
         return
     yield Finding(check=f"{check}: hook", state="ok", found="XDP, with tc behind it")
     yield Finding(check=f"{check}: rx-vlan-offload", state="ok", found="off; XDP sees the tag in the frame")
+
+
+def members(link: Link, others: Iterable[Link]) -> list[str]:
+    """The devices of a bond, team or bridge."""
+    return sorted(other.name for other in others if other.master == link.ifindex)
 
 
 def leave_tags(name: str, features: Mapping[str, bool]) -> str:

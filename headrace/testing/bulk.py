@@ -40,24 +40,28 @@ def frames_sent(host: CloudHost) -> int:
     return int(facts["stats64"]["tx"]["packets"])
 
 
-def send(here: socket.socket) -> None:
-    """The amount, and no more."""
-    here.sendall(bytes(AMOUNT))
-    here.shutdown(socket.SHUT_WR)
+def move(here: socket.socket, there: socket.socket, patience: float) -> None:
+    """Send the amount, and no more, until all of it arrived. ``there``: ``here`` itself of an echo."""
+
+    def send() -> None:
+        here.sendall(bytes(AMOUNT))
+        here.shutdown(socket.SHUT_WR)
+
+    sender = threading.Thread(target=send)
+    here.settimeout(patience)
+    sender.start()
+    received = 0
+    while part := there.recv(65536):
+        received += len(part)
+    sender.join()
+    assert received == AMOUNT
 
 
 def bulk(a: Workload, b: Workload, address: str) -> Sent:
     """Move the amount over one connection to an address of ``b``."""
     with tcp_pair(a, b, address, 80) as (here, there):
         source = int(here.getsockname()[1])
-        sender = threading.Thread(target=send, args=[here])
-        here.settimeout(PATIENCE * 5)
-        sender.start()
-        received = 0
-        while part := there.recv(65536):
-            received += len(part)
-        sender.join()
-        assert received == AMOUNT
+        move(here, there, PATIENCE * 5)
         there.close()
         assert here.recv(1) == b""
         info = here.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -12,7 +11,7 @@ from msgspec.structs import replace
 from headrace import abi
 from headrace.model import Segment
 from headrace.testing import kernel
-from headrace.testing.bulk import AMOUNT, IP_AND_TCP, bulk, frames_sent, send
+from headrace.testing.bulk import AMOUNT, IP_AND_TCP, bulk, frames_sent, move
 from headrace.testing.cloud import Cloud
 from headrace.testing.guest import ECHO_PORT, Card, Guest
 from headrace.testing.scene import Scene
@@ -126,14 +125,7 @@ def test_a_guests_super_packets_reach_the_other_host_and_back(scene: Scene, lab_
         for address in port.addresses:
             before = retransmitted(guest)
             with connect(b, address, ECHO_PORT, timeout=PATIENCE * 3) as here:
-                sender = threading.Thread(target=send, args=[here])
-                here.settimeout(PATIENCE * 10)
-                sender.start()
-                received = 0
-                while part := here.recv(65536):
-                    received += len(part)
-                sender.join()
-            assert received == AMOUNT
+                move(here, here, PATIENCE * 10)
             assert retransmitted(guest) - before < AMOUNT / scene.network.mtu / 20
 
 
